@@ -1,0 +1,62 @@
+"""The values that travel through the pipeline: what a source yields, what a decoder returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from shared.clickhouse.contract import RowBlock, Run
+
+
+class Partition(Struct, frozen=True, order=True):
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """Consecutive records of one partition, as parallel lists of one length.
+
+    Offsets ascend and may have holes. A value of None is a tombstone. ``next`` is the offset to
+    read from afterwards; it may lie beyond the last offset plus one.
+    """
+
+    partition: Partition
+    offsets: Sequence[int]
+    values: Sequence[bytes | None]
+    timestamps_ms: Sequence[int]
+    next: int
+
+
+class CellError(Struct, frozen=True):
+    """Why one column of a record cannot be stored; an empty column means the whole record."""
+
+    column: str
+    message: str
+
+
+class Rejection(Struct, frozen=True, kw_only=True):
+    """A record that goes to quarantine, with every reason.
+
+    ``cells`` holds the raw text of each column that could be found, for the quarantine table.
+    """
+
+    offset: int
+    timestamp_ms: int
+    raw: bytes
+    errors: tuple[CellError, ...]
+    cells: tuple[tuple[str, str | None], ...] = ()
+
+
+class Decoded(Struct, frozen=True, kw_only=True):
+    """A decoded chunk: rows ready to insert, in offset order, and the records that are not rows.
+
+    ``runs`` are the offsets of the rows of ``block``, in order. Every record of the chunk is
+    either a row, a rejection or a tombstone.
+    """
+
+    block: RowBlock
+    runs: tuple[Run, ...]
+    rejections: tuple[Rejection, ...]
