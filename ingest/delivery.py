@@ -1,0 +1,567 @@
+"""The delivery protocol of one partition, as a table of decisions: events in, actions out.
+
+Nothing here waits, reads a clock or touches the world. ``step`` takes the state and one event and
+returns the new state and what is to be done; whoever does it (``ingest/pipeline.py``) answers each
+action with one event. The rules that make this exactly once:
+
+1. *Intent before insert.* The range ``[first, next)`` of a batch is committed to the log, as
+   metadata of the unchanged offset, before anything of it is inserted. From then on first, next
+   and walk never change, whoever owns the partition; only the excluded offsets may grow.
+2. *One range, one block, one token.* Every attempt at a range, also by the next owner, goes in
+   under the same token, and ClickHouse drops what it already has, in the table and in each view.
+3. *Claim before replay.* A new owner first commits the position it found once more; if that is
+   refused it owns nothing.
+4. *Replay even what the table has*, as long as its memory of tokens is certain: that is what heals
+   views. When it is not certain, look first; a range that is partly there waits for a person.
+5. *Refused for good* means guilty rows are searched for outside the table, excluded by a commit,
+   and the rest goes in under the same token. An error of a view is never taken apart: the same
+   block is repeated until the view is mended.
+6. *Quarantine after the table, before the closing commit.* After a clean first attempt it takes
+   what was rejected; after anything else, everything of the range that the table does not hold.
+7. *The closing commit of one range may carry the intent of the next*: one commit a batch.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+from msgspec import Struct, field, structs
+
+from shared.clickhouse.contract import Run
+
+
+class Intent(Struct, frozen=True, kw_only=True, array_like=True):
+    """What is about to be inserted: the range from the committed offset up to ``next``.
+
+    ``boot`` is the engine's boot id and ``schema`` the revision of the data source when it was
+    declared. ``excluded`` are the offsets that ClickHouse refused for good.
+    """
+
+    next: int
+    at_ms: int
+    boot: str
+    schema: str
+    shard: int = 0
+    excluded: tuple[Run, ...] = ()
+
+
+class Metadata(Struct, frozen=True, kw_only=True, array_like=True):
+    """What every commit carries beside its offset."""
+
+    version: int
+    stream: int
+    walk: str
+    intent: Intent | None = None
+
+    def encode(self) -> str:
+        """The text that is committed."""
+        return msgspec.json.encode(self).decode()
+
+
+def decode_metadata(text: str | None) -> Metadata | None:
+    """The metadata of a commit; None where the commit was not written by us."""
+    if not text:
+        return None
+    try:
+        found = msgspec.json.decode(text.encode(), type=Metadata)
+    except msgspec.MsgspecError:
+        return None
+    return found if found.version == METADATA_VERSION else None
+
+
+METADATA_VERSION = 1
+
+
+class Phase(Enum):
+    """Which answer a partition is waiting for."""
+
+    NEW = "new"
+    CLAIMING = "claiming"
+    REREADING = "rereading"
+    OPEN = "open"
+    DECLARING = "declaring"
+    INSERTING = "inserting"
+    LOOKING = "looking"
+    SEARCHING = "searching"
+    EXCLUDING = "excluding"
+    QUARANTINING = "quarantining"
+    CLOSING = "closing"
+    HELD = "held"
+    LOST = "lost"
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """Everything a partition knows between two events.
+
+    ``position`` is the committed offset, where ``intent`` begins. ``waiting`` is a batch that is
+    ready but not declared. ``is_repeat``: an attempt before the running one may have stored
+    something. ``unanswered``: the outcome of an earlier attempt is not known. ``is_flowing``:
+    records were let through.
+    """
+
+    name: str
+    phase: Phase = Phase.NEW
+    stream: int = 0
+    walk: str = ""
+    position: int = 0
+    intent: Intent | None = None
+    waiting: Intent | None = None
+    attempt: int = 0
+    is_repeat: bool = False
+    unanswered: bool = False
+    draining: bool = False
+    is_flowing: bool = False
+
+
+# Events ---------------------------------------------------------------------------------------
+
+
+class Assigned(Struct, frozen=True, kw_only=True):
+    """The partition is ours to claim.
+
+    ``offset`` is the committed position, or where to start when there is none; ``metadata`` what
+    was committed with it; ``walk`` a fresh draw, used when the position was not written by us.
+    """
+
+    offset: int
+    metadata: Metadata | None
+    stream: int
+    walk: str
+
+
+class Committed(Struct, frozen=True):
+    """The commit was answered with success."""
+
+
+class Fenced(Struct, frozen=True):
+    """The partition is not ours any more.
+
+    A commit was refused or not answered, or the lease had run out before an insert was sent.
+    """
+
+
+class Reread(Struct, frozen=True, kw_only=True):
+    """The range of the intent was read again.
+
+    ``is_whole``: every record that the log ever had in it could be read. ``is_certain``: the table
+    and every view target still remember the tokens used since the intent was declared.
+    """
+
+    is_whole: bool
+    is_certain: bool
+
+
+class Ready(Struct, frozen=True):
+    """A batch is closed and can follow what is under way."""
+
+    intent: Intent
+
+
+class Stored(Struct, frozen=True):
+    """The insert was acknowledged."""
+
+
+class Fault(Enum):
+    """How an insert failed."""
+
+    RETRIABLE = "retriable"
+    UNKNOWN = "unknown"
+    VIEW = "view"
+    REFUSED = "refused"
+
+
+class InsertFailed(Struct, frozen=True):
+    """The insert was not acknowledged."""
+
+    fault: Fault
+
+
+class Holding(Enum):
+    """How much of a range the table holds."""
+
+    NOTHING = "nothing"
+    ALL = "all"
+    PART = "part"
+
+
+class Forgotten(Struct, frozen=True):
+    """Before repeating an attempt: the memory of tokens is no longer certain. Not inserted."""
+
+
+class Looked(Struct, frozen=True):
+    """The table was asked what it holds of the range."""
+
+    holding: Holding
+
+
+class Found(Struct, frozen=True):
+    """The search for guilty rows ended; no runs means none could be found."""
+
+    guilty: tuple[Run, ...]
+
+
+class Quarantined(Struct, frozen=True):
+    """The quarantine table has what belongs there."""
+
+
+class Drain(Struct, frozen=True):
+    """Finish the range under way and declare nothing new."""
+
+
+Event = (
+    Assigned
+    | Committed
+    | Fenced
+    | Reread
+    | Ready
+    | Stored
+    | InsertFailed
+    | Forgotten
+    | Looked
+    | Found
+    | Quarantined
+    | Drain
+)
+
+
+# Actions --------------------------------------------------------------------------------------
+
+
+class Commit(Struct, frozen=True):
+    """Commit this offset with this metadata, under the identity of the assignment."""
+
+    offset: int
+    metadata: Metadata
+
+
+class ReadAgain(Struct, frozen=True):
+    """Read ``[first, next)`` again, after making sure that no earlier attempt still runs."""
+
+    first: int
+    next: int
+
+
+class Open(Struct, frozen=True):
+    """Let records through, from this offset."""
+
+    offset: int
+
+
+class Insert(Struct, frozen=True, kw_only=True):
+    """Insert ``[first, next)`` minus the excluded offsets, as one block under the token.
+
+    ``attempt`` counts from 1 and tells how long to wait first. ``of_view`` says that a view
+    refused the attempt before: an alarm, until it is mended.
+    """
+
+    first: int
+    next: int
+    excluded: tuple[Run, ...]
+    token: str
+    attempt: int
+    of_view: bool = False
+
+
+class Look(Struct, frozen=True):
+    """Ask the table which offsets of ``[first, next)`` it holds."""
+
+    first: int
+    next: int
+
+
+class Search(Struct, frozen=True):
+    """Find the rows of ``[first, next)`` that ClickHouse refuses, outside the table."""
+
+    first: int
+    next: int
+
+
+class Quarantine(Struct, frozen=True, kw_only=True):
+    """Put records of ``[first, next)`` into quarantine.
+
+    With ``is_complement`` all those that the table does not hold, else the rejected and excluded.
+    """
+
+    first: int
+    next: int
+    excluded: tuple[Run, ...]
+    token: str
+    is_complement: bool
+
+
+class Close(Struct, frozen=True):
+    """Everything below ``next`` is stored or quarantined, and committed. Needs no answer."""
+
+    next: int
+
+
+class Hold(Struct, frozen=True):
+    """Stop here and tell an operator: going on would lose or double rows. Needs no answer."""
+
+    reason: str
+
+
+class Drop(Struct, frozen=True):
+    """Let go of the partition; what is in memory of it is void. Needs no answer."""
+
+
+Action = Commit | ReadAgain | Open | Insert | Look | Search | Quarantine | Close | Hold | Drop
+
+
+class ProtocolError(Exception):
+    """An event that the phase cannot get: a mistake of ours."""
+
+
+class Step(Struct, frozen=True):
+    """The new state and what is to be done, in order."""
+
+    state: State
+    actions: tuple[Action, ...] = field(default=())
+
+
+def insert_token(state: State, intent: Intent) -> str:
+    """The deduplication token of a range: the same for every attempt by every owner."""
+    return f"ph1:{state.name}:{state.stream:016x}:{state.walk}:{state.position}-{intent.next}"
+
+
+def step(state: State, event: Event) -> Step:
+    """What follows from one event.
+
+    Raises:
+        ProtocolError: The phase cannot get this event.
+    """
+    match event:
+        case Assigned():
+            return _assigned(state, event)
+        case Fenced():
+            return Step(structs.replace(state, phase=Phase.LOST), (Drop(),))
+        case Committed():
+            return _committed(state)
+        case Reread():
+            return _reread(state, event)
+        case Ready():
+            return _ready(state, event)
+        case Stored():
+            return _stored(_expect(state, event, Phase.INSERTING))
+        case InsertFailed():
+            return _insert_failed(_expect(state, event, Phase.INSERTING), event.fault)
+        case Forgotten():
+            return _look(_expect(state, event, Phase.INSERTING))
+        case Looked():
+            return _looked(_expect(state, event, Phase.LOOKING), event.holding)
+        case Found():
+            return _found(_expect(state, event, Phase.SEARCHING), event.guilty)
+        case Quarantined():
+            return _close(_expect(state, event, Phase.QUARANTINING))
+        case Drain():
+            return _drain(state)
+
+
+def _expect(state: State, event: Event, phase: Phase) -> State:
+    if state.phase is not phase or state.intent is None:
+        raise ProtocolError(f"{type(event).__name__} while {state.phase.value}")
+    return state
+
+
+def _metadata(state: State, intent: Intent | None) -> Metadata:
+    return Metadata(version=METADATA_VERSION, stream=state.stream, walk=state.walk, intent=intent)
+
+
+def _assigned(state: State, event: Assigned) -> Step:
+    ours = event.metadata is not None and event.metadata.stream == event.stream
+    found = event.metadata if ours else None
+    state = State(
+        name=state.name,
+        phase=Phase.CLAIMING,
+        stream=event.stream,
+        walk=found.walk if found else event.walk,
+        position=event.offset,
+        intent=found.intent if found else None,
+    )
+    return Step(state, (Commit(state.position, _metadata(state, state.intent)),))
+
+
+def _committed(state: State) -> Step:
+    match state.phase:
+        case Phase.CLAIMING:
+            if state.intent is None:
+                return _open(state, ())
+            return Step(
+                structs.replace(state, phase=Phase.REREADING),
+                (ReadAgain(state.position, state.intent.next),),
+            )
+        case Phase.DECLARING | Phase.EXCLUDING:
+            return _insert(state)
+        case Phase.CLOSING:
+            return _closed(state)
+        case _:
+            raise ProtocolError(f"Committed while {state.phase.value}")
+
+
+def _reread(state: State, event: Reread) -> Step:
+    state = _expect(state, event, Phase.REREADING)
+    assert state.intent is not None
+    if not event.is_whole:
+        reason = (
+            f"the log no longer has all of [{state.position}, {state.intent.next}),"
+            " which was being inserted"
+        )
+        return Step(structs.replace(state, phase=Phase.HELD), (Hold(reason),))
+    state = structs.replace(state, is_repeat=True)
+    if event.is_certain:
+        return _insert(state)
+    return _look(state)
+
+
+def _ready(state: State, event: Ready) -> Step:
+    if state.draining or state.phase in (Phase.HELD, Phase.LOST):
+        return Step(state)
+    if state.phase is not Phase.OPEN:
+        if state.intent is None or event.intent.next <= state.intent.next:
+            raise ProtocolError(f"Ready({event.intent.next}) while {state.phase.value}")
+        return Step(structs.replace(state, waiting=event.intent))
+    if event.intent.next <= state.position:
+        raise ProtocolError(f"Ready({event.intent.next}) at {state.position}")
+    state = structs.replace(state, phase=Phase.DECLARING, intent=event.intent)
+    return Step(state, (Commit(state.position, _metadata(state, event.intent)),))
+
+
+def _insert(state: State, *, of_view: bool = False) -> Step:
+    assert state.intent is not None
+    state = structs.replace(state, phase=Phase.INSERTING, attempt=state.attempt + 1)
+    assert state.intent is not None
+    action = Insert(
+        first=state.position,
+        next=state.intent.next,
+        excluded=state.intent.excluded,
+        token=insert_token(state, state.intent),
+        attempt=state.attempt,
+        of_view=of_view,
+    )
+    return Step(state, (action,))
+
+
+def _look(state: State) -> Step:
+    assert state.intent is not None
+    state = structs.replace(state, phase=Phase.LOOKING)
+    assert state.intent is not None
+    return Step(state, (Look(state.position, state.intent.next),))
+
+
+def _stored(state: State) -> Step:
+    assert state.intent is not None
+    action = Quarantine(
+        first=state.position,
+        next=state.intent.next,
+        excluded=state.intent.excluded,
+        token=insert_token(state, state.intent),
+        is_complement=state.is_repeat,
+    )
+    return Step(structs.replace(state, phase=Phase.QUARANTINING), (action,))
+
+
+def _insert_failed(state: State, fault: Fault) -> Step:
+    assert state.intent is not None
+    match fault:
+        case Fault.RETRIABLE:
+            return _insert(state)
+        case Fault.UNKNOWN:
+            return _insert(structs.replace(state, is_repeat=True, unanswered=True))
+        case Fault.VIEW:
+            # The table and inner views may hold the block already.
+            return _insert(structs.replace(state, is_repeat=True), of_view=True)
+        case Fault.REFUSED if state.unanswered or state.is_repeat:
+            # An earlier attempt may have stored it: only a range the table knows nothing of may
+            # lose rows to the search.
+            return _look(state)
+        case Fault.REFUSED:
+            return _search(state)
+
+
+def _search(state: State) -> Step:
+    assert state.intent is not None
+    return Step(
+        structs.replace(state, phase=Phase.SEARCHING),
+        (Search(state.position, state.intent.next),),
+    )
+
+
+def _looked(state: State, holding: Holding) -> Step:
+    assert state.intent is not None
+    match holding:
+        case Holding.ALL:
+            return _stored(structs.replace(state, is_repeat=True))
+        case Holding.PART:
+            reason = (
+                f"the table holds only a part of [{state.position}, {state.intent.next}) and"
+                " its memory of tokens is not certain"
+            )
+            return Step(structs.replace(state, phase=Phase.HELD), (Hold(reason),))
+        case Holding.NOTHING if state.attempt == 0:
+            return _insert(state)
+        case Holding.NOTHING:
+            return _search(state)
+
+
+def _found(state: State, guilty: tuple[Run, ...]) -> Step:
+    assert state.intent is not None
+    if not guilty:
+        return _insert(structs.replace(state, is_repeat=True))
+    excluded = merge_runs(state.intent.excluded + guilty)
+    intent = structs.replace(state.intent, excluded=excluded)
+    state = structs.replace(state, phase=Phase.EXCLUDING, intent=intent, unanswered=False)
+    return Step(state, (Commit(state.position, _metadata(state, intent)),))
+
+
+def _close(state: State) -> Step:
+    assert state.intent is not None
+    following = None if state.draining else state.waiting
+    state = structs.replace(state, phase=Phase.CLOSING, waiting=following)
+    assert state.intent is not None
+    return Step(state, (Commit(state.intent.next, _metadata(state, following)),))
+
+
+def _closed(state: State) -> Step:
+    assert state.intent is not None
+    done = Close(state.intent.next)
+    state = structs.replace(
+        state,
+        position=state.intent.next,
+        intent=state.waiting,
+        waiting=None,
+        attempt=0,
+        is_repeat=False,
+        unanswered=False,
+    )
+    if state.intent is None:
+        return _open(state, (done,))
+    following = _insert(state)
+    return Step(following.state, (done, *following.actions))
+
+
+def _open(state: State, before: tuple[Action, ...]) -> Step:
+    opening = () if state.is_flowing or state.draining else (Open(state.position),)
+    state = structs.replace(
+        state, phase=Phase.OPEN, is_flowing=state.is_flowing or not state.draining
+    )
+    return Step(state, before + opening)
+
+
+def _drain(state: State) -> Step:
+    # A closing commit under way carries the waiting intent already: that one must be completed.
+    waiting = state.waiting if state.phase is Phase.CLOSING else None
+    return Step(structs.replace(state, draining=True, waiting=waiting))
+
+
+def merge_runs(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """The same offsets as few runs, ascending."""
+    merged: list[Run] = []
+    for run in sorted(runs, key=lambda r: r.first):
+        if merged and run.first <= merged[-1].first + merged[-1].count:
+            last = merged[-1]
+            end = max(last.first + last.count, run.first + run.count)
+            merged[-1] = Run(last.first, end - last.first)
+        else:
+            merged.append(run)
+    return tuple(merged)

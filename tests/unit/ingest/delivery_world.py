@@ -1,0 +1,362 @@
+"""A small explicit world in which every interleaving of the delivery protocol is tried.
+
+One partition with a handful of records, one table with one view behind it, a quarantine table and
+up to two workers, one of which may be a zombie. Everything that can go wrong once may go wrong, up
+to a budget: a worker dies, an answer is lost before or after its effect, a request takes effect
+late, a view fails after the table took the block, the guilty row is cured, the partition moves to
+another worker. What the rules demand of the world (fenced commits, no attempt overlaps another) is
+modelled; what they demand of the worker is the code under test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct, structs
+
+from ingest import delivery as d
+from shared.clickhouse.contract import Run
+
+STREAM = 7
+REJECTED = 1  # the decoder refuses this record, always
+POISON = 2  # ClickHouse refuses this record until it is cured
+
+Rows = tuple[int, ...]
+
+
+class Effect(Struct, frozen=True):
+    """An insert that was sent and may still land."""
+
+    token: str
+    rows: Rows
+
+
+class LateCommit(Struct, frozen=True):
+    generation: int
+    offset: int
+    metadata: d.Metadata
+
+
+class Worker(Struct, frozen=True, kw_only=True):
+    generation: int
+    state: d.State
+    todo: tuple[d.Action, ...] = ()
+
+
+class World(Struct, frozen=True, kw_only=True):
+    records: int
+    offset: int = 0
+    metadata: d.Metadata | None = None
+    generation: int = 0
+    draws: int = 0
+    table: Rows = ()
+    table_tokens: frozenset[str] = frozenset()
+    view: Rows = ()
+    view_tokens: frozenset[str] = frozenset()
+    quarantine: frozenset[int] = frozenset()
+    cured: bool = False
+    workers: tuple[Worker, ...] = ()
+    flying: frozenset[Effect] = frozenset()
+    late: frozenset[LateCommit] = frozenset()
+    crashes: int = 0
+    faults: int = 0
+    moves: int = 0
+
+
+class Violation(Exception):
+    """The world is in a state that the protocol promises never to reach."""
+
+
+class Bug(Struct, frozen=True, kw_only=True):
+    """A mistake planted into the worker or the adapter, to see that it is found."""
+
+    name: str = "none"
+    token: Callable[[d.State, str], str] = lambda state, token: token
+    forgets_intent: bool = False
+    commits_before_insert: bool = False
+    skips_replay: bool = False
+    commits_unfenced: bool = False
+    splits_view_errors: bool = False
+    ignores_lease: bool = False
+    overwrites_intent: bool = False
+
+
+def rows_of(first: int, next_: int, excluded: tuple[Run, ...]) -> Rows:
+    out = {o for run in excluded for o in range(run.first, run.first + run.count)}
+    return tuple(o for o in range(first, next_) if o != REJECTED and o not in out)
+
+
+def land(world: World, token: str, rows: Rows, *, base: bool = True, view: bool = True) -> World:
+    """What ClickHouse does with a block: each table drops what carries a token it knows."""
+    if not rows:
+        return world
+    if base and token not in world.table_tokens:
+        world = structs.replace(
+            world,
+            table=tuple(sorted(world.table + rows)),
+            table_tokens=world.table_tokens | {token},
+        )
+    if view and token not in world.view_tokens:
+        world = structs.replace(
+            world,
+            view=tuple(sorted(world.view + rows)),
+            view_tokens=world.view_tokens | {token},
+        )
+    return world
+
+
+def check(world: World, *, remembers: bool = True) -> None:
+    for name, rows in (("table", world.table), ("view", world.view)):
+        if len(set(rows)) != len(rows):
+            raise Violation(f"doubled in the {name}: {rows}")
+    settled = all(not w.todo for w in world.workers) and not world.flying
+    if world.metadata is None or world.metadata.intent is not None or not settled:
+        return
+    if world.offset == world.records:
+        missing = set(range(world.records)) - set(world.table) - world.quarantine
+        if missing:
+            raise Violation(f"lost: {missing}")
+        if remembers and world.view != world.table:
+            raise Violation(f"view {world.view} is not table {world.table}")
+
+
+class Explorer:
+    """Enumerates every state that can be reached, once."""
+
+    def __init__(
+        self,
+        *,
+        records: int,
+        crashes: int,
+        faults: int,
+        moves: int,
+        bug: Bug | None = None,
+        remembers: bool = True,
+    ) -> None:
+        self.remembers = remembers
+        self.start = World(records=records)
+        self.crashes, self.faults, self.moves = crashes, faults, moves
+        self.bug = bug or Bug()
+        self.finished = 0
+
+    def run(self, most_states: int = 5_000_000) -> int:
+        """Visit everything; the number of states. Raises Violation with the story so far."""
+        seen = {self.start}
+        stack = [self.start]
+        while stack:
+            world = stack.pop()
+            moved = False
+            for following in self.moves_from(world):
+                moved = True
+                if following not in seen:
+                    check(following, remembers=self.remembers)
+                    seen.add(following)
+                    stack.append(following)
+                    assert len(seen) < most_states, "the model is larger than it was meant to be"
+            if not moved:
+                self._check_end(world)
+        return len(seen)
+
+    def _check_end(self, world: World) -> None:
+        self.finished += 1
+        if world.offset != world.records:
+            raise Violation(f"stuck at {world.offset}: {world}")
+
+    # What may happen next -----------------------------------------------------------------
+
+    def moves_from(self, world: World) -> Iterator[World]:
+        active = next((w for w in world.workers if w.generation == world.generation), None)
+        if active is None:
+            yield self._assign(world)
+        elif world.moves < self.moves:
+            yield self._assign(structs.replace(world, moves=world.moves + 1))
+        for effect in world.flying:
+            gone = structs.replace(world, flying=world.flying - {effect})
+            yield gone
+            yield land(gone, effect.token, effect.rows)
+            yield land(gone, effect.token, effect.rows, view=False)
+        for late in world.late:
+            gone = structs.replace(world, late=world.late - {late})
+            yield gone
+            if late.generation == world.generation or self.bug.commits_unfenced:
+                yield structs.replace(gone, offset=late.offset, metadata=late.metadata)
+        if not world.cured and world.faults < self.faults:
+            yield structs.replace(world, cured=True, faults=world.faults + 1)
+        for index, worker in enumerate(world.workers):
+            if world.crashes < self.crashes:
+                yield self._without(structs.replace(world, crashes=world.crashes + 1), index)
+            if worker.todo:
+                yield from self._act(world, index, worker)
+            elif worker.generation == world.generation:
+                yield from self._feed(world, index, worker)
+
+    def _assign(self, world: World) -> World:
+        generation = world.generation + 1
+        metadata = world.metadata
+        if metadata is not None and self.bug.overwrites_intent:
+            metadata = structs.replace(metadata, intent=None)
+        event = d.Assigned(
+            offset=world.offset,
+            metadata=metadata,
+            stream=STREAM,
+            walk=f"w{world.draws}",
+        )
+        fresh = world.metadata is None
+        taken = d.step(d.State(name="t"), event)
+        worker = Worker(generation=generation, state=taken.state, todo=taken.actions)
+        kept = tuple(w for w in world.workers if w.todo)[-1:]
+        return structs.replace(
+            world, generation=generation, draws=world.draws + fresh, workers=(*kept, worker)
+        )
+
+    def _without(self, world: World, index: int) -> World:
+        dead = world.workers[index]
+        workers = world.workers[:index] + world.workers[index + 1 :]
+        generation = world.generation + (dead.generation == world.generation)
+        return structs.replace(world, workers=workers, generation=generation)
+
+    def _feed(self, world: World, index: int, worker: Worker) -> Iterator[World]:
+        """A batch closes: any length, after what is under way."""
+        state = worker.state
+        if state.phase is d.Phase.OPEN:
+            for next_ in range(state.position + 1, world.records + 1):
+                yield self._tell(world, index, worker, d.Ready(self._intent(next_)))
+
+    def _intent(self, next_: int) -> d.Intent:
+        return d.Intent(next=next_, at_ms=0, boot="b", schema="s")
+
+    def _tell(self, world: World, index: int, worker: Worker, event: d.Event) -> World:
+        taken = d.step(worker.state, event)
+        todo = tuple(
+            a for a in worker.todo[1:] + taken.actions if not isinstance(a, d.Close | d.Open)
+        )
+        changed = structs.replace(worker, state=taken.state, todo=todo)
+        workers = world.workers[:index] + (changed,) + world.workers[index + 1 :]
+        return structs.replace(world, workers=workers)
+
+    # What one action may come to -----------------------------------------------------------------
+
+    def _act(self, world: World, index: int, worker: Worker) -> Iterator[World]:
+        action = worker.todo[0]
+        may_fail = world.faults < self.faults
+        failing = structs.replace(world, faults=world.faults + 1)
+        match action:
+            case d.Commit():
+                yield from self._commit(world, index, worker, action, may_fail)
+            case d.ReadAgain():
+                if world.flying:
+                    return  # waits until nothing of an earlier attempt runs
+                if self.bug.skips_replay and set(rows_of(action.first, action.next, ())) <= set(
+                    world.table
+                ):
+                    skipped = structs.replace(worker, state=_inserting(worker.state))
+                    yield self._tell(world, index, skipped, d.Stored())
+                    return
+                if not self.remembers:
+                    none: frozenset[str] = frozenset()
+                    world = structs.replace(world, table_tokens=none, view_tokens=none)
+                reread = d.Reread(is_whole=True, is_certain=self.remembers)
+                yield self._tell(world, index, worker, reread)
+            case d.Insert():
+                if not (world.flying and action.attempt > 1):
+                    yield from self._insert(world, failing, index, worker, action, may_fail)
+            case d.Look():
+                if not world.flying:
+                    yield self._tell(world, index, worker, d.Looked(_holding(world, action)))
+            case d.Search():
+                guilty = action.first <= POISON < action.next and not world.cured
+                yield self._tell(world, index, worker, d.Found((Run(POISON, 1),) if guilty else ()))
+            case d.Quarantine():
+                yield self._quarantine(world, index, worker, action)
+            case d.Hold():
+                pass  # an operator is needed; modelled by the worker being restarted
+            case d.Drop():
+                yield self._without(world, index)
+
+    def _commit(
+        self, world: World, index: int, worker: Worker, action: d.Commit, may_fail: bool
+    ) -> Iterator[World]:
+        metadata = action.metadata
+        if self.bug.forgets_intent:
+            metadata = structs.replace(metadata, intent=None)
+        is_owner = worker.generation == world.generation
+        applied = structs.replace(world, offset=action.offset, metadata=metadata)
+        if not is_owner and not self.bug.commits_unfenced:
+            yield self._tell(world, index, worker, d.Fenced())
+            return
+        yield self._tell(applied, index, worker, d.Committed())
+        if self.bug.forgets_intent and worker.state.phase is d.Phase.DECLARING:
+            return
+        if may_fail:
+            used = world.faults + 1
+            unanswered = structs.replace(world, faults=used)
+            yield self._tell(unanswered, index, worker, d.Fenced())
+            yield self._tell(structs.replace(applied, faults=used), index, worker, d.Fenced())
+            late = LateCommit(worker.generation, action.offset, metadata)
+            yield self._tell(
+                structs.replace(unanswered, late=world.late | {late}),
+                index,
+                worker,
+                d.Fenced(),
+            )
+
+    def _insert(
+        self,
+        world: World,
+        failing: World,
+        index: int,
+        worker: Worker,
+        action: d.Insert,
+        may_fail: bool,
+    ) -> Iterator[World]:
+        if worker.generation != world.generation and not self.bug.ignores_lease:
+            yield self._tell(world, index, worker, d.Fenced())
+            return
+        token = self.bug.token(worker.state, action.token)
+        rows = rows_of(action.first, action.next, action.excluded)
+        if self.bug.commits_before_insert:
+            ahead = d._metadata(worker.state, None)
+            world = structs.replace(world, offset=action.next, metadata=ahead)
+            failing = structs.replace(failing, offset=action.next, metadata=ahead)
+        if POISON in rows and not world.cured and token not in world.table_tokens:
+            yield self._tell(world, index, worker, d.InsertFailed(d.Fault.REFUSED))
+            return
+        yield self._tell(land(world, token, rows), index, worker, d.Stored())
+        if not may_fail:
+            return
+        tell = self._tell
+        yield tell(failing, index, worker, d.InsertFailed(d.Fault.RETRIABLE))
+        unknown = d.InsertFailed(d.Fault.UNKNOWN)
+        yield tell(land(failing, token, rows), index, worker, unknown)
+        yield tell(land(failing, token, rows, view=False), index, worker, unknown)
+        flying = structs.replace(failing, flying=failing.flying | {Effect(token, rows)})
+        yield tell(flying, index, worker, unknown)
+        viewless = land(failing, token, rows, view=False)
+        if self.bug.splits_view_errors:
+            for row in rows:
+                viewless = land(viewless, f"{token}:{row}", (row,))
+            yield tell(viewless, index, worker, d.Stored())
+        else:
+            yield tell(viewless, index, worker, d.InsertFailed(d.Fault.VIEW))
+
+    def _quarantine(self, world: World, index: int, worker: Worker, action: d.Quarantine) -> World:
+        span = range(action.first, action.next)
+        if action.is_complement:
+            wanted = set(span) - set(world.table)
+        else:
+            wanted = set(span) - set(rows_of(action.first, action.next, action.excluded))
+        stored = structs.replace(world, quarantine=world.quarantine | wanted)
+        return self._tell(stored, index, worker, d.Quarantined())
+
+
+def _inserting(state: d.State) -> d.State:
+    return structs.replace(state, phase=d.Phase.INSERTING, is_repeat=True)
+
+
+def _holding(world: World, action: d.Look) -> d.Holding:
+    wanted = set(rows_of(action.first, action.next, ()))
+    held = wanted & set(world.table)
+    if not held:
+        return d.Holding.NOTHING
+    # The poison may be excluded: what is missing is then no part of the block.
+    return d.Holding.ALL if held >= wanted - {POISON} else d.Holding.PART
