@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from delivery_world import Bug, Explorer, Violation
+from tests.unit.ingest.delivery_world import Bug, Explorer, Violation
 
 DEPTH = int(os.environ.get("PIPEHOUSE_TEST_MODEL_DEPTH", "0"))
 

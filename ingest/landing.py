@@ -1,0 +1,261 @@
+"""Where the rows of one data source go: its table, its quarantine table, and questions to both.
+
+Everything the delivery protocol asks of ClickHouse is here; ``ingest/pipeline.py`` decides when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import structs
+from shared.clickhouse.failures import InsertRefusedError
+
+from ingest.batch import Batch, make_batch
+from ingest.chunk import CellError, Chunk, Partition, Rejection
+from ingest.decode import Decoder, concat_blocks
+from ingest.delivery import Holding, Intent
+from ingest.quarantine import QuarantineTable
+from shared.clickhouse.contract import ClickHouse, Identity, Insert, Run, Statement, Summary
+from shared.clickhouse.sql import quote_table
+from shared.model.identity import carries_identity
+from shared.model.resources import Datasource
+
+# The token memory of a table is trusted while at most this share of its window was used.
+CERTAIN_SHARE = 0.5
+REFUSED_MESSAGE = "ClickHouse refused this record"
+
+
+class Landing:
+    """The tables of one data source in one engine.
+
+    Args:
+        clickhouse: The engine.
+        datasource: Whose tables these are; they exist.
+        window: How many tokens the table and its view targets remember.
+    """
+
+    def __init__(self, clickhouse: ClickHouse, datasource: Datasource, window: int) -> None:
+        self._clickhouse = clickhouse
+        self._datasource = datasource
+        self._window = window
+        self._quarantine = QuarantineTable(datasource)
+        self.decoder = Decoder(datasource)
+        self.carries_identity = carries_identity(datasource)
+
+    @property
+    def boot_id(self) -> str:
+        """The engine's boot id, recorded in intents."""
+        return self._clickhouse.boot_id
+
+    # Rows -------------------------------------------------------------------------------------
+
+    def decode(self, first: int, next_: int, chunks: Sequence[Chunk]) -> Batch:
+        """The batch ``[first, next_)`` made of chunks that were read again."""
+        return make_batch(first, next_, [self.decoder.decode(chunk) for chunk in chunks])
+
+    async def insert(self, batch: Batch, *, stream: int, partition: int, token: str) -> Summary:
+        """Insert a batch as one block.
+
+        Raises:
+            InsertError: See ``shared/clickhouse/failures.py``.
+        """
+        insert = self._insert(self._datasource.name, batch, token)
+        if self.carries_identity:
+            identity = Identity(stream=stream, partition=partition, runs=batch.runs)
+            insert = structs.replace(insert, identity=identity)
+        return await self._clickhouse.insert(insert)
+
+    def _insert(self, table: str, batch: Batch, token: str) -> Insert:
+        return Insert(
+            database=self._clickhouse.database,
+            table=table,
+            columns=self.decoder.columns,
+            block=concat_blocks(batch.blocks),
+            defaults=self.decoder.defaults,
+            token=token,
+            query_id=token,
+        )
+
+    async def find_guilty(self, chunks: Sequence[Chunk]) -> dict[int, str]:
+        """The offsets that ClickHouse refuses for good, with its reason for each.
+
+        Rows are tried in a table that keeps nothing and has the same columns and constraints, so
+        the real table and its views see none of it.
+
+        Raises:
+            InsertError: Something else failed; nothing is known then.
+        """
+        scratch = f"{self._datasource.name}__scratch"
+        database = self._clickhouse.database
+        target = quote_table(database, scratch)
+        await self._clickhouse.execute(Statement(sql=f"DROP TABLE IF EXISTS {target}"))
+        await self._clickhouse.execute(
+            Statement(
+                sql=f"CREATE TABLE {target} AS {quote_table(database, self._datasource.name)}"
+                " ENGINE = Null"
+            )
+        )
+        guilty: dict[int, str] = {}
+        try:
+            for chunk in chunks:
+                await self._search(scratch, chunk, guilty)
+        finally:
+            await self._clickhouse.execute(Statement(sql=f"DROP TABLE IF EXISTS {target}"))
+        return guilty
+
+    async def _search(self, scratch: str, chunk: Chunk, guilty: dict[int, str]) -> None:
+        pending = [chunk]
+        while pending:
+            part = pending.pop()
+            batch = self.decode(part.offsets[0], part.next, [part])
+            if not batch.row_count:
+                continue
+            try:
+                await self._clickhouse.insert(self._insert(scratch, batch, ""))
+            except InsertRefusedError as error:
+                if len(part.offsets) == 1:
+                    guilty[part.offsets[0]] = error.message
+                else:
+                    middle = len(part.offsets) // 2
+                    pending += [slice_chunk(part, 0, middle), slice_chunk(part, middle, None)]
+
+    # Questions --------------------------------------------------------------------------------
+
+    async def held_offsets(self, stream: int, partition: int, first: int, next_: int) -> set[int]:
+        """Which offsets of ``[first, next_)`` the table holds; needs ``carries_identity``."""
+        table = quote_table(self._clickhouse.database, self._datasource.name)
+        result = await self._clickhouse.fetch(
+            Statement(
+                sql=f"SELECT DISTINCT __offset FROM {table} WHERE __stream = {{stream:UInt64}}"
+                " AND __partition = {partition:Int32} AND __offset >= {first:Int64}"
+                " AND __offset < {next:Int64}",
+                parameters={
+                    "stream": stream,
+                    "partition": partition,
+                    "first": first,
+                    "next": next_,
+                },
+                format="TSV",
+            )
+        )
+        return {int(line) for line in result.body.split()}
+
+    async def holding(self, batch: Batch, stream: int, partition: int) -> Holding:
+        """How much of a batch's rows the table holds.
+
+        A table without identity columns cannot tell; ``PART`` makes the partition wait.
+        """
+        if not batch.row_count:
+            return Holding.ALL
+        if not self.carries_identity:
+            return Holding.PART
+        wanted = {o for run in batch.runs for o in range(run.first, run.first + run.count)}
+        held = await self.held_offsets(stream, partition, batch.first, batch.next) & wanted
+        if not held:
+            return Holding.NOTHING
+        return Holding.ALL if held == wanted else Holding.PART
+
+    async def remembers(self, intent: Intent) -> bool:
+        """Whether the tokens used since the intent are certainly still known.
+
+        The window counts inserts. Block numbers count every part that a table ever got: what the
+        parts from before the intent do not reach is the most that can have been inserted since.
+        Views write to tables of the same database, whose windows are as large.
+        """
+        result = await self._clickhouse.fetch(
+            Statement(
+                sql="SELECT max(max_block_number)"
+                " - maxIf(max_block_number, modification_time < fromUnixTimestamp({at:UInt32}))"
+                " FROM system.parts WHERE database = {database:String} GROUP BY table",
+                parameters={"at": intent.at_ms // 1000, "database": self._clickhouse.database},
+                format="TSV",
+            )
+        )
+        used = max((int(line) for line in result.body.split()), default=0)
+        return used < self._window * CERTAIN_SHARE
+
+    # Quarantine -------------------------------------------------------------------------------
+
+    async def quarantine(
+        self,
+        rejections: Sequence[Rejection],
+        *,
+        stream: int,
+        partition: Partition,
+        token: str,
+        now_s: int,
+    ) -> None:
+        """Put records into the quarantine table.
+
+        The token is that of the range and the offsets, so that repeating it adds nothing, while
+        other records of the same range are never taken for these.
+
+        Raises:
+            InsertError: See ``shared/clickhouse/failures.py``.
+        """
+        if not rejections:
+            return
+        block = self._quarantine.block(rejections, stream=stream, partition=partition, now_s=now_s)
+        offsets = msgspec.json.encode([r.offset for r in rejections])
+        digest = hashlib.blake2b(offsets, digest_size=8).hexdigest()
+        await self._clickhouse.insert(
+            Insert(
+                database=self._clickhouse.database,
+                table=self._quarantine.name,
+                columns=self._quarantine.insert_columns,
+                block=block,
+                token=f"{token}:q:{digest}",
+            )
+        )
+
+
+def slice_chunk(chunk: Chunk, start: int, stop: int | None) -> Chunk:
+    """Some consecutive records of a chunk."""
+    offsets = chunk.offsets[start:stop]
+    return Chunk(
+        partition=chunk.partition,
+        offsets=offsets,
+        values=chunk.values[start:stop],
+        timestamps_ms=chunk.timestamps_ms[start:stop],
+        next=offsets[-1] + 1,
+    )
+
+
+def without(chunks: Sequence[Chunk], excluded: Sequence[Run]) -> list[Chunk]:
+    """The chunks minus the records at the excluded offsets."""
+    gone = {o for run in excluded for o in range(run.first, run.first + run.count)}
+    if not gone:
+        return list(chunks)
+    kept = []
+    for chunk in chunks:
+        keep = [i for i, offset in enumerate(chunk.offsets) if offset not in gone]
+        kept.append(
+            structs.replace(
+                chunk,
+                offsets=[chunk.offsets[i] for i in keep],
+                values=[chunk.values[i] for i in keep],
+                timestamps_ms=[chunk.timestamps_ms[i] for i in keep],
+            )
+        )
+    return kept
+
+
+def refusals(chunks: Sequence[Chunk], reasons: Mapping[int, str]) -> list[Rejection]:
+    """Rejections for these offsets, found in the chunks, with ClickHouse's reasons."""
+    found = []
+    for chunk in chunks:
+        for offset, value, at_ms in zip(
+            chunk.offsets, chunk.values, chunk.timestamps_ms, strict=True
+        ):
+            if offset in reasons and value is not None:
+                found.append(
+                    Rejection(
+                        offset=offset,
+                        timestamp_ms=at_ms,
+                        raw=value,
+                        errors=(CellError("", reasons[offset]),),
+                    )
+                )
+    return found

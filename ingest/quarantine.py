@@ -1,0 +1,95 @@
+"""The quarantine table of a data source, and how a rejected record becomes a row of it.
+
+``<name>_quarantine`` has every column of the data source as text, the failing columns with one
+message each, and where the record came from. Its rows are keyed by stream, partition and offset;
+the last version wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from ingest.chunk import Partition, Rejection
+from shared.model.resources import Datasource
+
+QUARANTINE_SUFFIX = "_quarantine"
+
+_OWN_COLUMNS = (
+    ("c__error_column", "Array(String)"),
+    ("c__error", "Array(String)"),
+    ("c__import_id", "Nullable(String)"),
+    ("insertion_date", "DateTime"),
+    ("__topic", "LowCardinality(String)"),
+    ("__partition", "Int32"),
+    ("__offset", "Int64"),
+    ("__timestamp", "DateTime64(3)"),
+    ("__raw", "String"),
+)
+
+
+# Hidden beside the columns: with partition and offset the key of a row.
+STREAM_COLUMN = ("__stream", "UInt64")
+
+
+class LineBlock(Struct, frozen=True):
+    """Rows that are NDJSON lines already."""
+
+    lines: tuple[bytes, ...]
+
+    @property
+    def row_count(self) -> int:
+        """See ``RowBlock``."""
+        return len(self.lines)
+
+    def json_lines(self) -> Iterable[bytes]:
+        """See ``RowBlock``."""
+        return (line + b"\n" for line in self.lines)
+
+
+class QuarantineTable:
+    """Name, columns and rows of the quarantine table of one data source."""
+
+    def __init__(self, datasource: Datasource) -> None:
+        own = {name for name, _ in _OWN_COLUMNS}
+        self.name = datasource.name + QUARANTINE_SUFFIX
+        self.columns: tuple[tuple[str, str], ...] = (
+            *((c.name, "Nullable(String)") for c in datasource.columns if c.name not in own),
+            *_OWN_COLUMNS,
+        )
+
+    @property
+    def insert_columns(self) -> tuple[tuple[str, str], ...]:
+        """The columns and the hidden stream."""
+        return (*self.columns, STREAM_COLUMN)
+
+    def block(
+        self,
+        rejections: Sequence[Rejection],
+        *,
+        stream: int,
+        partition: Partition,
+        now_s: int,
+    ) -> LineBlock:
+        """The rows of some rejections."""
+        origin: dict[str, object] = {
+            "__stream": stream,
+            "__topic": partition.topic,
+            "__partition": partition.number,
+            "insertion_date": now_s,
+        }
+        return LineBlock(tuple(self._line(r, origin) for r in rejections))
+
+    def _line(self, rejection: Rejection, origin: dict[str, object]) -> bytes:
+        known = {name for name, _ in self.columns}
+        row: dict[str, object] = {k: v for k, v in rejection.cells if k in known}
+        row |= origin | {
+            "c__error_column": [e.column for e in rejection.errors],
+            "c__error": [e.message for e in rejection.errors],
+            "__offset": rejection.offset,
+            "__timestamp": f"{rejection.timestamp_ms / 1000:.3f}",
+            "__raw": rejection.raw.decode("utf-8", "replace"),
+        }
+        return msgspec.json.encode(row)

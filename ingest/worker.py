@@ -1,0 +1,167 @@
+"""A pipeline for each data source, started and stopped as the deployment changes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from ingest.batch import BatchLimits
+from ingest.chunk import Partition
+from ingest.landing import Landing
+from ingest.observe import PipelineObserver
+from ingest.pipeline import Pipeline, PipelineSettings, finish
+from ingest.progress import Progress
+from ingest.source.contract import Source
+from shared.clickhouse.contract import ClickHouse
+from shared.clock import Clock, Deadline
+from shared.model.identity import DEDUPLICATION_WINDOW
+from shared.model.resources import Datasource
+
+log = structlog.get_logger(__name__)
+
+# Repeating after a mistake of ours; everything else is repeated inside the pipeline.
+RESTART_AFTER_S = 5.0
+
+
+def schema_revision(datasource: Datasource) -> str:
+    """A short digest of what decides how records become rows."""
+    shape = [(c.name, c.type, c.jsonpath, c.default) for c in datasource.columns]
+    return hashlib.blake2b(msgspec.json.encode(shape), digest_size=6).hexdigest()
+
+
+class WorkerSettings(Struct, frozen=True, kw_only=True):
+    """What all pipelines of a worker share."""
+
+    topic_prefix: str = "events."
+    group_prefix: str = ""
+    limits: BatchLimits = BatchLimits()
+    inserts_per_second: float = 4.0
+
+
+class _Running(Struct, kw_only=True):
+    """A pipeline and the task that runs it; mutable because a restart replaces both."""
+
+    datasource: Datasource
+    pipeline: Pipeline
+    task: asyncio.Task[None]
+
+
+class Worker:
+    """Runs the pipelines of one process.
+
+    Args:
+        settings: Names and limits.
+        clickhouse: Where rows go.
+        open_source: Makes the source of a topic for a group.
+        progress: Told how far each partition is.
+        clock: Where time comes from.
+        observe: Makes the observer of a data source's pipeline.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        clickhouse: ClickHouse,
+        open_source: Callable[[str, str], Source],
+        *,
+        progress: Progress,
+        clock: Clock,
+        observe: Callable[[str], PipelineObserver],
+    ) -> None:
+        self._settings = settings
+        self._clickhouse = clickhouse
+        self._open_source = open_source
+        self._progress = progress
+        self._clock = clock
+        self._observe = observe
+        self._running: dict[str, _Running] = {}
+
+    def __repr__(self) -> str:
+        return f"Worker(running={sorted(self._running)})"
+
+    def topic(self, datasource: str) -> str:
+        """The topic that feeds a data source without Kafka lines of its own."""
+        return self._settings.topic_prefix + datasource
+
+    @property
+    def held(self) -> dict[Partition, str]:
+        """Partitions that wait for an operator, and why."""
+        return {p: why for r in self._running.values() for p, why in r.pipeline.held.items()}
+
+    def start(self, datasources: Mapping[str, Datasource]) -> None:
+        """Run a pipeline for each data source that has none; their tables exist."""
+        for name, datasource in datasources.items():
+            if name not in self._running:
+                self._start(datasource)
+
+    def _start(self, datasource: Datasource) -> None:
+        pipeline = self._pipeline(datasource)
+        task = asyncio.create_task(pipeline.run(), name=f"pipeline-{datasource.name}")
+        self._running[datasource.name] = _Running(
+            datasource=datasource, pipeline=pipeline, task=task
+        )
+        task.add_done_callback(lambda done: self._ended(datasource.name, done))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        running = self._running.get(name)
+        if running is None or running.task is not task or task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return
+        log.error("pipeline_failed", datasource=name, exc_info=error)
+        asyncio.get_running_loop().call_later(RESTART_AFTER_S, self._restart, name, task)
+
+    def _restart(self, name: str, failed: asyncio.Task[None]) -> None:
+        running = self._running.get(name)
+        if running is not None and running.task is failed:
+            self._start(running.datasource)
+
+    def _pipeline(self, datasource: Datasource) -> Pipeline:
+        settings = PipelineSettings(
+            name=datasource.name,
+            schema=schema_revision(datasource),
+            limits=self._settings.limits,
+            inserts_per_second=self._settings.inserts_per_second,
+        )
+        source = self._open_source(
+            self.topic(datasource.name), self._settings.group_prefix + datasource.name
+        )
+        return Pipeline(
+            settings,
+            source,
+            Landing(self._clickhouse, datasource, DEDUPLICATION_WINDOW),
+            progress=self._progress,
+            clock=self._clock,
+            observer=self._observe(datasource.name),
+        )
+
+    async def recover(self, datasources: Iterable[Datasource]) -> None:
+        """Complete every range that an earlier process left open, and nothing else.
+
+        Called with the data sources as they were deployed then, before any table is changed.
+        """
+        pipelines = [self._pipeline(datasource) for datasource in datasources]
+        async with asyncio.TaskGroup() as group:
+            for pipeline in pipelines:
+                group.create_task(pipeline.run(recover_only=True))
+
+    async def pause(self, names: Iterable[str], deadline: Deadline) -> bool:
+        """Flush and stop these data sources; False when one did not finish in time.
+
+        Afterwards their positions carry no intent and their tables may be changed.
+        """
+        stopping = [self._running.pop(name) for name in names if name in self._running]
+        for running in stopping:
+            running.pipeline.stop()
+        await asyncio.gather(*(finish(r.pipeline, r.task, deadline) for r in stopping))
+        return all(not r.task.cancelled() for r in stopping)
+
+    async def close(self, deadline: Deadline) -> None:
+        """Flush and stop everything."""
+        await self.pause(list(self._running), deadline)
