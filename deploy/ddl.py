@@ -1,0 +1,215 @@
+"""Data sources and materialized nodes as ClickHouse statements.
+
+Each table and view says in its comment what it was made from, as JSON: that is the live state that
+plans are made against, so a table and what we know of it cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct, structs
+
+from ingest.quarantine import STREAM_COLUMN, QuarantineTable
+from shared.clickhouse.sql import literal, quote_identifier, quote_table
+from shared.model.identity import DEDUPLICATION_WINDOW, IDENTITY_COLUMNS, carries_identity
+from shared.model.resources import Column, Datasource, EngineSpec
+from shared.model.types import TypeSyntaxError, parse_type
+
+QUARANTINE_TTL_DAYS = 30
+# Plain columns outside the sorting key of an aggregating table, which published projects have.
+_LENIENT_ENGINES = frozenset({"AggregatingMergeTree"})
+_LENIENT = "allow_dimensions_outside_sorting_key=1"
+
+
+class ViewDefinition(Struct, frozen=True, kw_only=True):
+    """A materialized view: SELECT text, and the data source it writes to."""
+
+    name: str
+    target: str
+    select: str
+
+
+class Definition(Struct, frozen=True, kw_only=True):
+    """What the comment of a table or view holds; exactly one of the two is given."""
+
+    pipehouse: int = 1
+    datasource: Datasource | None = None
+    view: ViewDefinition | None = None
+
+
+def comment(definition: Definition) -> str:
+    """The text of the comment."""
+    return msgspec.json.encode(definition).decode()
+
+
+def read_comment(text: str) -> Definition | None:
+    """The definition in a comment, None where the comment is not ours."""
+    try:
+        return msgspec.json.decode(text.encode(), type=Definition)
+    except msgspec.MsgspecError:
+        return None
+
+
+def without_spans(datasource: Datasource) -> Datasource:
+    """The data source without the places in files, which do not belong to its definition."""
+    columns = tuple(structs.replace(c, span=None) for c in datasource.columns)
+    return structs.replace(datasource, columns=columns, span=None)
+
+
+def create_table(database: str, datasource: Datasource) -> str:
+    """The table of a data source, with its hidden identity columns and its token memory."""
+    columns = [column_definition(c) for c in datasource.columns]
+    if carries_identity(datasource):
+        columns += [
+            f"{quote_identifier(name)} {type_} MATERIALIZED 0" for name, type_ in IDENTITY_COLUMNS
+        ]
+        columns += [
+            f"INDEX {quote_identifier(name + '_range')} {name} TYPE minmax GRANULARITY 1"
+            for name in ("__partition", "__offset")
+        ]
+    columns += [
+        f"INDEX {quote_identifier(i.name)} {i.expression} TYPE {i.type} GRANULARITY {i.granularity}"
+        for i in datasource.indexes
+    ]
+    definition = Definition(datasource=without_spans(datasource))
+    return _statement(
+        f"CREATE TABLE IF NOT EXISTS {quote_table(database, datasource.name)}",
+        columns,
+        engine_clause(datasource),
+        f"COMMENT {literal(comment(definition))}",
+    )
+
+
+def create_quarantine(database: str, datasource: Datasource) -> str:
+    """The quarantine table: keyed by stream, partition and offset; the last version wins."""
+    table = QuarantineTable(datasource)
+    columns = [f"{quote_identifier(name)} {type_}" for name, type_ in table.columns]
+    columns.append(f"{STREAM_COLUMN[0]} {STREAM_COLUMN[1]} MATERIALIZED 0")
+    return _statement(
+        f"CREATE TABLE IF NOT EXISTS {quote_table(database, table.name)}",
+        columns,
+        "ENGINE = ReplacingMergeTree(insertion_date)"
+        " ORDER BY (__stream, __partition, __offset)"
+        f" TTL insertion_date + INTERVAL {QUARANTINE_TTL_DAYS} DAY"
+        f" SETTINGS non_replicated_deduplication_window={DEDUPLICATION_WINDOW}",
+        "",
+    )
+
+
+def _statement(head: str, columns: Iterable[str], engine: str, tail: str) -> str:
+    body = ",\n    ".join(columns)
+    return f"{head} (\n    {body}\n) {engine} {tail}".rstrip()
+
+
+def column_definition(column: Column) -> str:
+    """One column of a CREATE or ALTER statement."""
+    parts = [quote_identifier(column.name), column.type]
+    if column.default is not None:
+        parts.append(f"DEFAULT {column.default}")
+    if column.codec is not None:
+        parts.append(f"CODEC({column.codec})")
+    return " ".join(parts)
+
+
+def engine_clause(datasource: Datasource) -> str:
+    """Everything after the columns: engine, keys, TTL and settings."""
+    engine = datasource.engine
+    if engine.name == "Null":
+        return "ENGINE = Null"
+    parts = [f"ENGINE = {engine.name}{_engine_arguments(engine)}"]
+    if engine.partition_key:
+        parts.append(f"PARTITION BY ({engine.partition_key})")
+    parts.append(f"ORDER BY ({engine.sorting_key or default_sorting_key(datasource.columns)})")
+    if engine.primary_key:
+        parts.append(f"PRIMARY KEY ({engine.primary_key})")
+    if engine.sampling_key:
+        parts.append(f"SAMPLE BY ({engine.sampling_key})")
+    if engine.ttl:
+        parts.append(f"TTL {engine.ttl}")
+    settings = [f"non_replicated_deduplication_window={DEDUPLICATION_WINDOW}"]
+    if engine.name in _LENIENT_ENGINES:
+        settings.append(_LENIENT)
+    if engine.settings:
+        settings.append(engine.settings)
+    parts.append("SETTINGS " + ", ".join(settings))
+    return " ".join(parts)
+
+
+def _engine_arguments(engine: EngineSpec) -> str:
+    given: list[str | None] = []
+    match engine.name:
+        case "ReplacingMergeTree":
+            given = [engine.ver, engine.is_deleted]
+        case "SummingMergeTree":
+            given = [f"({engine.columns})" if engine.columns else None]
+        case "CollapsingMergeTree":
+            given = [engine.sign]
+        case "VersionedCollapsingMergeTree":
+            given = [engine.sign, engine.version]
+    arguments = ", ".join(a for a in given if a)
+    return f"({arguments})" if arguments else ""
+
+
+def default_sorting_key(columns: Iterable[Column]) -> str:
+    """The key of a table whose file names none: a time, a number, a string, in that order.
+
+    The first column of each kind that may stand in a key; ``tuple()`` where there is none.
+    """
+    kinds: dict[str, str] = {}
+    for column in columns:
+        try:
+            type_ = parse_type(column.type)
+        except TypeSyntaxError:
+            continue
+        kind = _key_kind(type_.unwrapped.name)
+        if kind and not type_.is_nullable:
+            kinds.setdefault(kind, quote_identifier(column.name))
+    key = [kinds[kind] for kind in ("time", "number", "string") if kind in kinds]
+    return ", ".join(key) or "tuple()"
+
+
+def _key_kind(name: str) -> str | None:
+    if name.startswith("Date"):
+        return "time"
+    if name.startswith(("Int", "UInt")):
+        return "number"
+    return "string" if name == "String" else None
+
+
+def create_view(database: str, view: ViewDefinition) -> str:
+    """A materialized view that writes to the table of its data source."""
+    return (
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS {quote_table(database, view.name)}"
+        f" TO {quote_table(database, view.target)} AS {view.select}"
+        f" COMMENT {literal(comment(Definition(view=view)))}"
+    )
+
+
+def drop_view(database: str, name: str) -> str:
+    """Drop a view; what it has written stays."""
+    return f"DROP VIEW IF EXISTS {quote_table(database, name)}"
+
+
+def add_column(database: str, table: str, column: Column) -> str:
+    """Add a column; rows that are there already get its default."""
+    return (
+        f"ALTER TABLE {quote_table(database, table)}"
+        f" ADD COLUMN IF NOT EXISTS {column_definition(column)}"
+    )
+
+
+def modify_default(database: str, table: str, column: Column) -> str:
+    """Change a column's default for rows to come."""
+    name = quote_identifier(column.name)
+    change = f"MODIFY COLUMN {name} REMOVE DEFAULT"
+    if column.default is not None:
+        change = f"MODIFY COLUMN {name} {column.type} DEFAULT {column.default}"
+    return f"ALTER TABLE {quote_table(database, table)} {change}"
+
+
+def modify_comment(database: str, datasource: Datasource) -> str:
+    """Write down a new definition; the last statement of every change of a table."""
+    text = comment(Definition(datasource=without_spans(datasource)))
+    return f"ALTER TABLE {quote_table(database, datasource.name)} MODIFY COMMENT {literal(text)}"

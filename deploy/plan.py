@@ -1,0 +1,212 @@
+"""The difference between what is deployed and what the files say, as steps; pure.
+
+A step only ever adds: tables, columns, views, defaults. What would destroy or rewrite stored data
+is not a step but a refusal, with the reason and what to do instead. Resources that are no longer in
+the files are left as they are and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct, field, structs
+
+from deploy import ddl
+from deploy.ddl import ViewDefinition
+from deploy.state import State
+from ingest.quarantine import QUARANTINE_SUFFIX
+from shared.model.resources import Column, Datasource, EngineSpec
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One statement.
+
+    ``disturbs`` names the data sources that must be at rest while it runs: their deliveries are
+    complete and no intent is open, because the step changes what a block is written to.
+    """
+
+    summary: str
+    sql: str
+    disturbs: tuple[str, ...] = ()
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """A change that is not made, and why."""
+
+    resource: str
+    reason: str
+    hint: str
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What is to be done, in order; what is refused; what is left alone."""
+
+    steps: tuple[Step, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    @property
+    def disturbed(self) -> frozenset[str]:
+        """Every data source that a step needs at rest."""
+        return frozenset(name for step in self.steps for name in step.disturbs)
+
+
+class Desired(Struct, frozen=True, kw_only=True):
+    """What the files ask for; ``sources`` names, for each view, the tables it reads."""
+
+    datasources: Mapping[str, Datasource] = field(default_factory=dict)
+    views: Mapping[str, ViewDefinition] = field(default_factory=dict)
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def plan(state: State, desired: Desired, database: str) -> Plan:
+    """The steps that lead from the state to what is desired."""
+    steps: list[Step] = []
+    refusals: list[Refusal] = []
+    stale = [name for name, view in state.views.items() if desired.views.get(name) != view]
+    steps += [_drop_view(database, name, desired) for name in stale]
+    for name, datasource in desired.datasources.items():
+        live = state.datasources.get(name)
+        if live is None and name in state.tables:
+            refusals.append(_foreign(name))
+        elif live is None:
+            steps += _create(database, datasource)
+        else:
+            columns = state.columns.get(name, frozenset())
+            changes, refused = _change(database, live, datasource, columns)
+            steps += changes
+            refusals += refused
+        if live is not None and name + QUARANTINE_SUFFIX not in state.tables:
+            steps.append(_create_quarantine(database, datasource))
+    for name, view in desired.views.items():
+        if name not in state.views and name in state.tables:
+            refusals.append(_foreign(name))
+        elif name in stale or name not in state.views:
+            steps.append(
+                Step(
+                    summary=f"create view {name} into {view.target}",
+                    sql=ddl.create_view(database, view),
+                    disturbs=desired.sources.get(name, ()),
+                )
+            )
+    return Plan(steps=tuple(steps), refusals=tuple(refusals), kept=_kept(state, desired))
+
+
+def _kept(state: State, desired: Desired) -> tuple[str, ...]:
+    return tuple(sorted(set(state.datasources) - set(desired.datasources)))
+
+
+def _foreign(name: str) -> Refusal:
+    return Refusal(
+        resource=name,
+        reason=f"a table '{name}' exists that was not made by a deployment",
+        hint="Rename the resource, or the table.",
+    )
+
+
+def _drop_view(database: str, name: str, desired: Desired) -> Step:
+    return Step(
+        summary=f"drop view {name}",
+        sql=ddl.drop_view(database, name),
+        disturbs=desired.sources.get(name, tuple(desired.datasources)),
+    )
+
+
+def _create(database: str, datasource: Datasource) -> list[Step]:
+    table = Step(
+        summary=f"create table {datasource.name}", sql=ddl.create_table(database, datasource)
+    )
+    return [_create_quarantine(database, datasource), table]
+
+
+def _create_quarantine(database: str, datasource: Datasource) -> Step:
+    return Step(
+        summary=f"create table {datasource.name}{QUARANTINE_SUFFIX}",
+        sql=ddl.create_quarantine(database, datasource),
+    )
+
+
+def _change(
+    database: str, live: Datasource, wanted: Datasource, existing: frozenset[str]
+) -> tuple[list[Step], list[Refusal]]:
+    """The steps that change one data source, or the reasons why it cannot be changed."""
+    wanted = ddl.without_spans(wanted)
+    if live == wanted:
+        return [], []
+    refusals = [
+        *_refuse_columns(live, wanted),
+        *_refuse_engine(live.name, live.engine, wanted.engine),
+    ]
+    if live.indexes != wanted.indexes:
+        refusals.append(
+            Refusal(
+                resource=live.name,
+                reason="its INDEXES changed",
+                hint="Indexes are made with the table; keep them, or use a new data source.",
+            )
+        )
+    if refusals:
+        return [], refusals
+    name = wanted.name
+    before = {c.name: c for c in live.columns}
+    steps = [
+        _step(name, f"add column {name}.{c.name}", ddl.add_column(database, name, c))
+        for c in wanted.columns
+        if c.name not in before
+    ]
+    steps += [_quarantine_column(database, name, c) for c in wanted.columns if c.name not in before]
+    steps += [
+        _step(name, f"change default of {name}.{c.name}", ddl.modify_default(database, name, c))
+        for c in wanted.columns
+        if c.name in before and c.default != before[c.name].default
+    ]
+    if live.engine.ttl != wanted.engine.ttl and wanted.engine.ttl:
+        sql = f"ALTER TABLE {ddl.quote_table(database, name)} MODIFY TTL {wanted.engine.ttl}"
+        steps.append(_step(name, f"change TTL of {name}", sql))
+    steps.append(_step(name, f"record definition of {name}", ddl.modify_comment(database, wanted)))
+    return steps, []
+
+
+def _step(datasource: str, summary: str, sql: str) -> Step:
+    return Step(summary=summary, sql=sql, disturbs=(datasource,))
+
+
+def _quarantine_column(database: str, name: str, column: Column) -> Step:
+    text = Column(name=column.name, type="Nullable(String)")
+    table = name + QUARANTINE_SUFFIX
+    return _step(name, f"add column {table}.{column.name}", ddl.add_column(database, table, text))
+
+
+def _refuse_columns(live: Datasource, wanted: Datasource) -> Iterable[Refusal]:
+    after = {c.name: c for c in wanted.columns}
+    for column in live.columns:
+        change = after.get(column.name)
+        if change is None:
+            yield Refusal(
+                resource=live.name,
+                reason=f"column '{column.name}' is no longer in SCHEMA and its data would be lost",
+                hint="Put it back, or use a new data source.",
+            )
+        elif change.type != column.type:
+            yield Refusal(
+                resource=live.name,
+                reason=f"column '{column.name}' changed from {column.type} to {change.type},"
+                " which would rewrite stored data",
+                hint="Add a column with the new type, or use a new data source.",
+            )
+
+
+def _refuse_engine(name: str, live: EngineSpec, wanted: EngineSpec) -> Iterable[Refusal]:
+    removes_ttl = live.ttl is not None and wanted.ttl is None
+    same_ttl = structs.replace(wanted, ttl=live.ttl)
+    if same_ttl != live or removes_ttl:
+        changed = [
+            f"ENGINE_{key.upper()}" if key != "name" else "ENGINE"
+            for key in EngineSpec.__struct_fields__
+            if getattr(live, key) != getattr(wanted, key)
+        ]
+        yield Refusal(
+            resource=name,
+            reason=f"{', '.join(changed)} changed, which would rewrite the whole table",
+            hint="Keep the engine as it was, or use a new data source.",
+        )

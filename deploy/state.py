@@ -1,0 +1,56 @@
+"""What is deployed in an engine, read from the comments of its tables and views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct, field
+
+from deploy.ddl import Definition, ViewDefinition, read_comment
+from shared.clickhouse.contract import ClickHouse, Statement
+from shared.model.resources import Datasource
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """The live state: data sources and views by name.
+
+    ``tables`` are all tables of the database, also those that are not ours. ``columns`` are the
+    columns each table really has, for steps that a stop has cut short.
+    """
+
+    datasources: Mapping[str, Datasource] = field(default_factory=dict)
+    views: Mapping[str, ViewDefinition] = field(default_factory=dict)
+    tables: frozenset[str] = frozenset()
+    columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+class _Row(Struct):
+    name: str
+    comment: str
+    columns: list[str]
+
+
+async def read_state(clickhouse: ClickHouse) -> State:
+    """Ask the engine what is deployed in its current database."""
+    result = await clickhouse.fetch(
+        Statement(
+            sql="SELECT name, comment, (SELECT groupArray(c.name) FROM system.columns AS c"
+            " WHERE c.database = {database:String} AND c.table = tables.name) AS columns"
+            " FROM system.tables AS tables WHERE database = {database:String} ORDER BY name",
+            parameters={"database": clickhouse.database},
+            format="JSONEachRow",
+        )
+    )
+    rows = msgspec.json.Decoder(_Row).decode_lines(result.body)
+    found: list[tuple[str, Definition]] = []
+    for row in rows:
+        definition = read_comment(row.comment)
+        if definition is not None:
+            found.append((row.name, definition))
+    return State(
+        datasources={n: d.datasource for n, d in found if d.datasource is not None},
+        views={n: d.view for n, d in found if d.view is not None},
+        tables=frozenset(row.name for row in rows),
+        columns={row.name: frozenset(row.columns) for row in rows},
+    )
