@@ -1,4 +1,4 @@
-"""The nouns of a project: what `.datasource`, `.pipe` and `.connection` files say, as frozen values.
+"""The nouns of a project: what its datafiles say, as frozen values.
 
 Nothing here knows how the files are written or how the tables are made. Types are kept as
 ClickHouse spells them; ``shared/model/types.py`` parses that spelling.
