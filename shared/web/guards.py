@@ -1,0 +1,46 @@
+"""From a request to what its caller may do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from urllib.parse import parse_qsl
+
+from litestar.types import Scope
+
+from shared.auth.tokens import Grant, TokenStore
+from shared.errors import AuthenticationError
+
+
+def authenticate(scope: Scope, tokens: TokenStore) -> Grant:
+    """What the caller may do, from ``?token=`` or else from ``Authorization: Bearer``.
+
+    Raises:
+        AuthenticationError: No token, or one that is unknown or expired.
+    """
+    token = query_parameters(scope["query_string"]).get("token")
+    found = token.encode() if token else bearer_token(scope)
+    if not found:
+        raise AuthenticationError(
+            "The request has no token.", hint="Send ?token=… or Authorization: Bearer …."
+        )
+    return tokens.grant(found)
+
+
+def bearer_token(scope: Scope) -> bytes:
+    """The token of the Authorization header, empty where there is none."""
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+    return b""
+
+
+@lru_cache(maxsize=256)
+def query_parameters(query_string: bytes) -> Mapping[str, str]:
+    """The parameters of a query string; of a name that comes twice, the last one.
+
+    What is not UTF-8 becomes replacement characters. The result is remembered, because producers
+    send the same query string again and again.
+    """
+    text = query_string.decode("utf-8", "replace")
+    return dict(parse_qsl(text, keep_blank_values=True, errors="replace"))
