@@ -385,9 +385,11 @@ class LocalLog:
 
 
 def _translate(error: sqlite3.Error) -> LogUnavailableError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_FULL or code & 0xFF == sqlite3.SQLITE_IOERR:
+        full = code == sqlite3.SQLITE_FULL
         return LogUnavailableError(
-            "The log cannot take records: the disk is full.",
+            f"The log cannot take records: {'the disk is full' if full else error}.",
             hint="Free some space; nothing that was accepted is lost.",
             retry_after_s=5.0,
         )
