@@ -1,0 +1,302 @@
+"""The compiled decoder: record values to rows ready to insert, and rejections with every reason.
+
+Records are read by a Struct compiled from the schema, many in one call, in pieces small enough to
+stay in the processor's cache. Whatever that refuses is looked at once more, alone and column by
+column: it either becomes the same row that the fast route would have made of it, or a rejection.
+
+Rows are encoded again rather than passed on as received: what was validated is then exactly what
+the engine reads, also for repeated keys (the last one counts), unknown keys and escaped keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import NODEFAULT, UNSET, Raw, Struct
+
+from ingest.chunk import CellError, Chunk, Decoded, Rejection
+from ingest.coerce import codec
+from ingest.jsonpath import DECODE_ERRORS, EACH, extract, parse_path, raw_object
+from ingest.layout import Feed, Layout, compile_layout
+from ingest.scalars import NULL, compact
+from ingest.timestamps import Refusal
+from shared.clickhouse.contract import RowBlock, Run
+from shared.model.resources import Datasource
+from shared.model.types import parse_type
+
+PIECE_ROWS = 512
+_LEARN_SHARE = 16
+_encode = msgspec.json.encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+class LineBlock(Struct, frozen=True):
+    """Rows as pieces of NDJSON, each ending with a newline."""
+
+    pieces: tuple[bytes, ...]
+    row_count: int
+
+    def json_lines(self) -> Iterable[bytes]:
+        """The rows in order."""
+        return self.pieces
+
+
+def concat_blocks(blocks: Iterable[RowBlock]) -> LineBlock:
+    """The rows of several blocks of one decoder as one, in the order given."""
+    held = list(blocks)
+    pieces = tuple(piece for block in held for piece in block.json_lines())
+    return LineBlock(pieces, sum(block.row_count for block in held))
+
+
+class Refused(Struct, frozen=True):
+    """Why a record is not a row, with the text of the cells that were found."""
+
+    errors: tuple[CellError, ...]
+    cells: tuple[tuple[str, str | None], ...] = ()
+
+
+class Piece(Struct, frozen=True):
+    """Some records, decoded: what to encode in order, and by position what was refused.
+
+    ``lines`` are Structs, and ``Raw`` lines for records that took the long way.
+    """
+
+    lines: list[Any]
+    refused: Mapping[int, Refused]
+
+
+class Decoder:
+    """Decodes the records of one data source.
+
+    It learns: where most records hold, say, objects in a String column, the fast route is compiled
+    anew to take them. That changes speed, never the rows.
+
+    Attributes:
+        columns: Name and ClickHouse type of the columns that records feed, in schema order.
+        defaults: SQL text of the default of each of these that has one. Lines leave out the key
+            of a missing value, so the insert has to state the default for the engine to take it.
+
+    Raises:
+        DatafileError: A path or type of the schema cannot be read from JSON.
+    """
+
+    def __init__(self, datasource: Datasource) -> None:
+        fed = [c for c in datasource.columns if c.jsonpath is not None]
+        self.columns = tuple((c.name, c.type) for c in fed)
+        self.defaults = {c.name: c.default for c in fed if c.default is not None}
+        self._feeds = [_feed(c.name, c.type, c.jsonpath or "", c.default) for c in fed]
+        keys = dict.fromkeys(feed.path[0] for feed in self._feeds if feed.path)
+        self._decode_raw = msgspec.json.Decoder(raw_object(tuple(keys))).decode
+        self._raw_fields = {key: f"f{index}" for index, key in enumerate(keys)}
+        self._layout = compile_layout(self._feeds)
+
+    def decode(self, chunk: Chunk) -> Decoded:
+        """Rows and rejections of a chunk; tombstones are neither."""
+        values, offsets, timestamps = chunk.values, chunk.offsets, chunk.timestamps_ms
+        if None in values:
+            kept = [i for i, value in enumerate(values) if value is not None]
+            values = [values[i] for i in kept]
+            offsets = [offsets[i] for i in kept]
+            timestamps = [timestamps[i] for i in kept]
+        pieces: list[bytes] = []
+        rejections: list[Rejection] = []
+        for start, held, piece in self._pieces(values):  # type: ignore[arg-type]  # no None left
+            if piece.lines:
+                pieces.append(_encode_lines(piece.lines))
+            rejections += [
+                _rejection(refused, offsets[start + i], timestamps[start + i], held[i])
+                for i, refused in sorted(piece.refused.items())
+            ]
+        if rejections:
+            gone = {rejection.offset for rejection in rejections}
+            offsets = [offset for offset in offsets if offset not in gone]
+        block = LineBlock(tuple(pieces), len(offsets))
+        return Decoded(block=block, runs=_runs(offsets), rejections=tuple(rejections))
+
+    def check(self, values: Sequence[bytes]) -> tuple[int, tuple[Rejection, ...]]:
+        """How many of the values are rows, and the rejections of the others.
+
+        Offsets of the rejections are positions in ``values``, their timestamps 0.
+        """
+        rejections = [
+            _rejection(refused, start + i, 0, held[i])
+            for start, held, piece in self._pieces(values)
+            for i, refused in sorted(piece.refused.items())
+        ]
+        return len(values) - len(rejections), tuple(rejections)
+
+    def _pieces(self, values: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes], Piece]]:
+        for start in range(0, len(values), PIECE_ROWS):
+            held = values[start : start + PIECE_ROWS]
+            yield start, held, self._decode_piece(held)
+
+    def _decode_piece(self, values: Sequence[bytes]) -> Piece:
+        rows, failed = _read(self._layout, values)
+        if failed:
+            skipped = set(failed)
+            places = [i for i in range(len(values)) if i not in skipped]
+            lines, refused = _settle(self._layout, rows, [values[i] for i in places])
+            failed += [places[i] for i in refused]
+        else:
+            lines, refused = _settle(self._layout, rows, values)
+            if not refused:
+                return Piece(lines, {})
+            places = list(range(len(values)))
+            failed = list(refused)
+        done: dict[int, Any] = dict(zip(places, lines, strict=True))
+        results = {place: self._decode_one(values[place]) for place in failed}
+        done.update((p, Raw(r)) for p, r in results.items() if isinstance(r, bytes))
+        saved = [place for place, result in results.items() if isinstance(result, bytes)]
+        if len(saved) * _LEARN_SHARE > len(values):
+            self._learn(values[saved[-1]])
+        refusals = {p: r for p, r in results.items() if isinstance(r, Refused)}
+        return Piece([done[p] for p in sorted(done) if p not in refusals], refusals)
+
+    def _decode_one(self, value: bytes) -> bytes | Refused:
+        """The line of one record, or every reason why it has none."""
+        try:
+            document = self._decode_raw(value)
+        except DECODE_ERRORS as error:
+            return Refused((CellError("", _malformed(error)),))
+        members, errors, cells = [], [], []
+        for feed in self._feeds:
+            found = self._find(feed, document, value)
+            if found is not None:
+                cells.append((feed.name, _cell_text(found)))
+            if found is None or found == NULL:
+                stored: bytes | Refusal | None = None if feed.blank is UNSET else NULL
+                if feed.blank is NODEFAULT:
+                    stored = Refusal("The value is missing or null.")
+            else:
+                stored = feed.codec.coerce(found)
+            if isinstance(stored, Refusal):
+                errors.append(CellError(feed.name, stored.message))
+            elif stored is not None:
+                members.append(_encode(feed.name) + b":" + stored)
+        if errors:
+            return Refused(tuple(errors), tuple(cells))
+        return b"{" + b",".join(members) + b"}"
+
+    def _find(self, feed: Feed, document: Any, value: bytes) -> bytes | None:
+        if not feed.path:
+            return value
+        found = getattr(document, self._raw_fields[feed.path[0]])
+        return None if found is UNSET else extract(bytes(found), feed.path[1:])
+
+    def _learn(self, value: bytes) -> None:
+        """Loosen the columns that kept this record, which is a row, from the fast route."""
+        document = self._decode_raw(value)
+        feeds = []
+        for feed in self._feeds:
+            found = self._find(feed, document, value)
+            if feed.codec.lenient and found not in (None, NULL) and _is_refused(feed, found):
+                feeds.append(msgspec.structs.replace(feed, codec=feed.codec.loosened()))
+            else:
+                feeds.append(feed)
+        if feeds != self._feeds:
+            self._feeds = feeds
+            self._layout = compile_layout(feeds)
+
+
+def _feed(name: str, type_text: str, jsonpath: str, default: str | None) -> Feed:
+    column_type = parse_type(type_text)
+    path = parse_path(jsonpath)
+    # An array column takes the array itself: a last [:] says no more than that.
+    path = path[:-1] if path[-1:] == (EACH,) else path
+    blank: Any = NODEFAULT
+    if default is not None:
+        blank = UNSET
+    elif column_type.is_nullable:
+        blank = None
+    return Feed(name=name, path=path, codec=codec(column_type.unwrapped), blank=blank)
+
+
+def _is_refused(feed: Feed, raw: bytes | None) -> bool:
+    try:
+        msgspec.json.decode(raw or NULL, type=feed.codec.field_type)
+    except DECODE_ERRORS:
+        return True
+    return False
+
+
+def _read(layout: Layout, values: Sequence[bytes]) -> tuple[list[Any], list[int]]:
+    """The rows of the records that the layout takes, and the positions of the others."""
+    rows: list[Any] = []
+    failed: list[int] = []
+    remaining = map(layout.decode, values)
+    while True:
+        try:
+            # What came before a record that raises stays in the list; the iterator is behind it.
+            rows.extend(remaining)
+        except DECODE_ERRORS:
+            failed.append(len(rows) + len(failed))
+        else:
+            return rows, failed
+
+
+def _settle(
+    layout: Layout, rows: list[Any], values: Sequence[bytes]
+) -> tuple[list[Any], list[int]]:
+    """What to encode for each row, and the positions of those that cannot be stored."""
+    refused: set[int] = set()
+    columns: list[list[Any]] = []
+    for feed, fetch, attribute in zip(layout.feeds, layout.fetches, layout.attributes, strict=True):
+        if layout.is_direct and not feed.needs_settling:
+            continue
+        fetched = fetch(rows, values)
+        settled = feed.settle(fetched) if feed.needs_settling else fetched
+        if settled is not fetched:
+            refused.update(i for i, v in enumerate(settled) if type(v) is Refusal)
+            if layout.is_direct:
+                for row, value in zip(rows, settled, strict=True):
+                    setattr(row, attribute, value)
+        columns.append(settled)
+    if not layout.is_direct:
+        rows = list(map(layout.row_out, *columns))
+    return rows, sorted(refused)
+
+
+def _malformed(error: Exception) -> str:
+    if isinstance(error, msgspec.ValidationError):
+        return "The record is not a JSON object."
+    if isinstance(error, RecursionError):
+        return "The record is nested too deeply."
+    return f"The record is not valid JSON: {error}"
+
+
+def _cell_text(raw: bytes) -> str:
+    """A found cell as the quarantine table shows it: strings without their quotes."""
+    if raw[:1] == b'"':
+        try:
+            return msgspec.json.decode(raw, type=str)
+        except DECODE_ERRORS:
+            return raw.decode(errors="replace")
+    return compact(raw) or raw.decode(errors="replace")
+
+
+def _rejection(refused: Refused, offset: int, timestamp_ms: int, raw: bytes) -> Rejection:
+    return Rejection(
+        offset=offset,
+        timestamp_ms=timestamp_ms,
+        raw=raw,
+        errors=refused.errors,
+        cells=refused.cells,
+    )
+
+
+def _runs(offsets: Sequence[int]) -> tuple[Run, ...]:
+    """Ascending offsets as runs of consecutive ones."""
+    if not offsets:
+        return ()
+    if offsets[-1] - offsets[0] == len(offsets) - 1:
+        return (Run(offsets[0], len(offsets)),)
+    runs: list[Run] = []
+    first = previous = offsets[0]
+    for offset in offsets[1:]:
+        if offset != previous + 1:
+            runs.append(Run(first, previous - first + 1))
+            first = offset
+        previous = offset
+    return (*runs, Run(first, previous - first + 1))
