@@ -121,16 +121,18 @@ def answer_error(
     )
 
 
-def require_method(scope: Scope, allowed: str) -> None:
+def require_method(scope: Scope, *allowed: str) -> None:
     """Refuse other methods on a route that is plain ASGI and so gets them all.
 
     Raises:
         MethodNotAllowedError: The request has another method, or is no HTTP request.
     """
     method = str(scope.get("method", "WebSocket"))
-    if method != allowed:
+    if method not in allowed:
         raise MethodNotAllowedError(
-            f"{method} is not allowed here.", hint=f"Use {allowed}.", allowed=allowed
+            f"{method} is not allowed here.",
+            hint=f"Use {' or '.join(allowed)}.",
+            allowed=", ".join(allowed),
         )
 
 

@@ -35,12 +35,15 @@ def bearer_token(scope: Scope) -> bytes:
     return b""
 
 
+def query_pairs(text: bytes) -> list[tuple[str, str]]:
+    """The parameters of a query string or form, in order; what is not UTF-8 is replaced."""
+    return parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True, errors="replace")
+
+
 @lru_cache(maxsize=256)
 def query_parameters(query_string: bytes) -> Mapping[str, str]:
-    """The parameters of a query string; of a name that comes twice, the last one.
+    """The parameters of a query string by name; of one that comes twice, the last.
 
-    What is not UTF-8 becomes replacement characters. The result is remembered, because producers
-    send the same query string again and again.
+    The result is remembered, because producers send the same query string again and again.
     """
-    text = query_string.decode("utf-8", "replace")
-    return dict(parse_qsl(text, keep_blank_values=True, errors="replace"))
+    return dict(query_pairs(query_string))
