@@ -28,11 +28,15 @@ from shared.catalog import Catalog
 from shared.errors import AppError, BadRequestError, UserError
 from shared.model.resources import Datasource
 from shared.observe.metrics import Metrics
+from shared.settings import Settings
 from shared.web.errors import require_method
 from shared.web.guards import authenticate, query_parameters
 
 # Up to this size a body is read at once: handing it to a thread would cost more.
 _INLINE_BYTES = 256 << 10
+
+# What web servers commonly log for a caller that is gone; it is never sent.
+_CLIENT_LEFT = 499
 
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no", ""})
@@ -73,6 +77,21 @@ class EventsServices(Struct, frozen=True, kw_only=True):
     checker: Callable[[Datasource], Checker]
     metrics: Metrics
     watermarks: Watermarks | None = None
+
+
+def events_settings(settings: Settings) -> EventsSettings:
+    """The part of the process's settings that concerns the Events API."""
+    return EventsSettings(
+        limits=BodyLimits(
+            max_body_bytes=settings.max_body_bytes,
+            max_decompressed_bytes=settings.max_decompressed_bytes,
+            max_rows=settings.max_rows_per_request,
+            max_line_bytes=settings.max_line_bytes,
+        ),
+        topic_prefix=settings.topic_prefix,
+        wait_timeout_s=settings.wait_timeout_s,
+        max_inflight_bytes=settings.max_inflight_bytes,
+    )
 
 
 def events_route(services: EventsServices, settings: EventsSettings) -> ASGIRouteHandler:
@@ -147,6 +166,9 @@ class _EventsApi:
             status = 200 if options.wait else 202
         except AppError as error:
             status = error.http_status
+            raise
+        except ClientLeftError:
+            status = _CLIENT_LEFT
             raise
         finally:
             self._services.metrics.events_requests.labels(known_name, str(status)).inc()

@@ -10,8 +10,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+# Otherwise every counter comes with a gauge of its own for the moment it was first counted.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 EXPOSITION_MEDIA_TYPE = CONTENT_TYPE_LATEST
 

@@ -23,7 +23,7 @@ def create_app(
     routes: Sequence[ControllerRouterHandler],
     *,
     state: Iterable[tuple[str, object]] = (),
-    max_body_bytes: int | None = None,
+    max_body_bytes: int = 10 << 20,
 ) -> Litestar:
     """An app with our error envelope, request ids, CORS and ``/docs/errors``.
 
@@ -32,7 +32,7 @@ def create_app(
     Args:
         routes: Handlers; plain ASGI handlers too, for routes where each microsecond counts.
         state: What handlers find in ``request.app.state``.
-        max_body_bytes: Limit for handlers that let the framework read the body; None is no limit.
+        max_body_bytes: Limit for handlers that let the framework read the body.
     """
 
     @get("/docs/errors", media_type=MediaType.HTML, sync_to_thread=False)

@@ -10,7 +10,7 @@ from litestar.types import HTTPRequestEvent, HTTPScope, ReceiveMessage
 
 from ingest.chunk import CellError, Partition, Rejection
 from ingest.http.body import BodyLimits
-from ingest.http.events import EventsServices, EventsSettings, events_route
+from ingest.http.events import EventsServices, EventsSettings, events_route, events_settings
 from ingest.http.receive import BodyReceiver, ClientLeftError
 from ingest.log.contract import Appended
 from shared.auth.tokens import DATASOURCES_APPEND, AdminTokenStore, Grant, Scope
@@ -24,6 +24,7 @@ from shared.errors import (
 from shared.model.resources import Datasource
 from shared.model.workspace import Workspace
 from shared.observe.metrics import Metrics
+from shared.settings import Settings
 from shared.web.app import create_app
 
 ADMIN_TOKEN = "p.a-token-for-tests"
@@ -105,8 +106,9 @@ class World:
             watermarks=self.marks if can_wait else None,
         )
         settings = EventsSettings(limits=LIMITS, wait_timeout_s=3.0)
+        self.app = create_app([events_route(services, settings)])
         self.client = AsyncClient(
-            transport=ASGITransport(cast(Any, create_app([events_route(services, settings)]))),
+            transport=ASGITransport(cast(Any, self.app)),
             base_url="http://test",
             headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
         )
@@ -378,3 +380,30 @@ async def test_a_body_that_stalls_is_given_up() -> None:
     with pytest.raises(BadRequestError, match="did not arrive"):
         await bodies.receive(scope(), Wire(b"ab", b"cd", stalls=True))
     assert bodies.inflight_bytes == 0
+
+
+async def test_a_caller_that_left_gets_no_answer_and_appends_nothing(world: World) -> None:
+    sent: list[object] = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    request = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v0/events",
+        "query_string": f"name=events&token={ADMIN_TOKEN}".encode(),
+        "headers": [],
+    }
+    await cast(Any, world.app)(request, Wire(b'{"n":1}\n', b'{"n":2}', leaves=True), send)
+    assert sent == []
+    assert world.log.topics == {}
+    assert b'status="499"} 1.0' in world.metrics.exposition()
+
+
+def test_limits_come_from_the_settings_of_the_process() -> None:
+    settings = events_settings(
+        Settings(max_body_bytes=1, max_rows_per_request=2, topic_prefix="t.")
+    )
+    assert (settings.limits.max_body_bytes, settings.limits.max_rows) == (1, 2)
+    assert settings.topic_prefix == "t."

@@ -11,7 +11,10 @@ def test_every_listed_metric_is_exposed_with_its_help_and_kind() -> None:
 
 
 def test_nothing_is_exposed_that_is_not_listed() -> None:
-    text = Metrics().exposition().decode()
+    metrics = Metrics()
+    metrics.rows_stored.labels("events").inc()
+    metrics.flush_seconds.labels("events").observe(0.1)
+    text = metrics.exposition().decode()
     exposed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert exposed == {metric.name for metric in METRICS}
 
