@@ -12,6 +12,7 @@ import html
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from typing import Protocol, runtime_checkable
 
 import structlog
 from litestar import Request, Response
@@ -59,6 +60,13 @@ class InternalError(AppError):
     code = "internal_error"
 
 
+@runtime_checkable
+class BringsBody(Protocol):
+    """An error whose author chose the body of the answer, for instance inside a template."""
+
+    body: Mapping[str, object]
+
+
 class ErrorCode(Struct, frozen=True):
     """One row of the error table."""
 
@@ -81,6 +89,8 @@ def error_codes() -> list[ErrorCode]:
 
 def envelope(error: AppError) -> dict[str, object]:
     """The JSON body that says what went wrong."""
+    if isinstance(error, BringsBody):
+        return dict(error.body)
     body: dict[str, object] = {"error": str(error), "code": error.code}
     if error.errors:
         body["errors"] = list(error.errors)

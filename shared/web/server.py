@@ -38,16 +38,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"Cannot listen on {host}:{port}: {error}.") from error
 
 
-async def serve_http(service: Service, app: ASGIApp, *, host: str, port: int) -> int:
-    """Serve the app until the process stops; returns the port, once connections are accepted.
+async def serve_http(service: Service, app: ASGIApp, listener: socket.socket) -> None:
+    """Serve the app until the process stops; returns once connections are accepted.
 
     At shutdown no new connection is accepted and requests under way are finished, as far as the
-    deadline allows.
-
-    Raises:
-        ConfigError: The port is in use, or the address is not ours.
+    deadline allows. The listener is closed then.
     """
-    bound = listen(host, port)
     server = _Server(
         uvicorn.Config(
             app,
@@ -62,7 +58,7 @@ async def serve_http(service: Service, app: ASGIApp, *, host: str, port: int) ->
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
     )
-    serving = asyncio.ensure_future(server.serve(sockets=[bound]))
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
 
     async def close(deadline: Deadline) -> None:
         server.config.timeout_graceful_shutdown = max(1, int(deadline.remaining_s))
@@ -75,7 +71,6 @@ async def serve_http(service: Service, app: ASGIApp, *, host: str, port: int) ->
     service.background("http", supervise())
     service.on_close("http", close)
     await server.accepting.wait()
-    return int(bound.getsockname()[1])
 
 
 class _Server(uvicorn.Server):

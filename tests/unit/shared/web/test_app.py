@@ -17,6 +17,7 @@ from shared.errors import (
     ParameterError,
     QueryError,
     SaturatedError,
+    UserError,
 )
 from shared.observe.metrics import Metrics
 from shared.web.app import create_app
@@ -51,6 +52,22 @@ async def query() -> None:
     raise QueryError("Unknown identifier.", clickhouse_code=47)
 
 
+class OwnBodyError(UserError):
+    """Chooses what the caller sees."""
+
+    code = "own_body_in_a_test"
+
+    def __init__(self) -> None:
+        super().__init__("unused")
+        self.body = {"error": "teapot", "reason": 7}
+        self.http_status = 418  # type: ignore[misc]
+
+
+@get("/own")
+async def own() -> None:
+    raise OwnBodyError
+
+
 @get("/bug")
 async def bug() -> None:
     raise KeyError("internal detail")
@@ -80,7 +97,7 @@ async def is_down() -> None:
 
 
 def build(*, is_ready: bool = True, need_token: bool = False) -> Litestar:
-    handlers = [missing, parameters, busy, down, query, bug, typed, thing, plain]
+    handlers = [missing, parameters, busy, down, query, own, bug, typed, thing, plain]
     checks = {"log": answers, "clickhouse": answers if is_ready else is_down}
     return create_app(
         [
@@ -143,6 +160,11 @@ async def test_an_answer_to_come_back_later_says_when_in_whole_seconds(
 
 async def test_an_error_of_the_engine_carries_its_number(client: AsyncClient) -> None:
     assert (await client.get("/query")).headers["x-db-exception-code"] == "47"
+
+
+async def test_an_error_may_bring_its_own_body_and_status(client: AsyncClient) -> None:
+    response = await client.get("/own")
+    assert (response.status_code, response.json()) == (418, {"error": "teapot", "reason": 7})
 
 
 async def test_a_mistake_of_ours_shows_nothing_but_an_id_that_the_log_has(

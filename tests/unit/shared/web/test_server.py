@@ -5,6 +5,7 @@ import socket
 import pytest
 from httpx import AsyncClient
 from litestar import get
+from litestar.types import ControllerRouterHandler
 
 from shared.clock import Deadline, SystemClock
 from shared.errors import ConfigError
@@ -16,9 +17,16 @@ from shared.web.server import listen, serve_http
 HOST = "127.0.0.1"
 
 
+async def serve(service: Service, *routes: ControllerRouterHandler) -> int:
+    listener = listen(HOST, 0)
+    port: int = listener.getsockname()[1]
+    await serve_http(service, create_app(routes), listener)
+    return port
+
+
 async def test_port_0_picks_a_free_port_and_serves_there_until_closed() -> None:
     service = Service()
-    port = await serve_http(service, create_app(health_routes({})), host=HOST, port=0)
+    port = await serve(service, *health_routes({}))
     async with AsyncClient(base_url=f"http://{HOST}:{port}") as client:
         assert (await client.get("/health")).json() == {"status": "ok"}
     await service.close(Deadline(SystemClock(), 5.0))
@@ -36,7 +44,7 @@ async def test_a_request_under_way_is_finished_at_shutdown() -> None:
         return "done"
 
     service = Service()
-    port = await serve_http(service, create_app([slow]), host=HOST, port=0)
+    port = await serve(service, slow)
     async with AsyncClient(base_url=f"http://{HOST}:{port}") as client:
         request = asyncio.create_task(client.get("/slow"))
         await arrived.wait()
@@ -50,7 +58,7 @@ async def test_a_request_under_way_is_finished_at_shutdown() -> None:
 async def test_serving_does_not_touch_the_signals_of_the_process() -> None:
     before = signal.getsignal(signal.SIGTERM)
     service = Service()
-    await serve_http(service, create_app([]), host=HOST, port=0)
+    await serve(service)
     assert signal.getsignal(signal.SIGTERM) is before
     await service.close(Deadline(SystemClock(), 5.0))
 
