@@ -32,12 +32,9 @@ _MONTH_UNITS = bytes.maketrans(b"0123456789", b"\x0d" + b"\x0c" * 2 + b"\x0e" * 
 _DAY_UNITS = bytes.maketrans(b"0123456789", b"\x09" + b"\x08" * 8 + b"\x0c")
 _HOUR_UNITS = bytes.maketrans(b"0123456789", b"\x08" * 4 + b"\x0c" * 6)
 _DAY_LENGTH = 10
-_SHAPES = {
-    "Date": re.compile(rb"0000-00-00\Z"),
-    "Date32": re.compile(rb"0000-00-00\Z"),
-    "DateTime": re.compile(rb"0000-00-00[ T]00:00:00Z?\Z"),
-    "DateTime64": re.compile(rb"0000-00-00[ T]00:00:00(?:\.0+)?Z?\Z"),
-}
+_LENGTHS = {"Date": 10, "Date32": 10, "DateTime": 19}
+_FEW = 4
+_SHAPE = re.compile(rb"0000-00-00(?:[ T]00:00:00(?:\.0+)?Z?)?\Z")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - wall clock times are compared without a zone
 _MAX_SECONDS_32 = 2**32 - 1
 _UNITS = ((10**11, 1), (10**14, 10**3), (10**17, 10**6))
@@ -50,6 +47,7 @@ _BOUNDS = {
     "DateTime64": ("1900-01-01 00:00:00", "2299-12-31 23:59:59"),
 }
 _LAST_NANOSECOND = "2262-04-11 23:47:15"
+_LAST_MILLISECOND = 9_223_372_036_000
 
 
 class Refusal(Struct, frozen=True):
@@ -62,8 +60,7 @@ class TimeRule(Struct, frozen=True, kw_only=True):
     """What one date or time column takes; the bounds are wall clock times, both inclusive.
 
     ``zone`` is None for UTC. ``precision`` counts fractional digits. From ``first_day`` to
-    ``last_day`` every second is in range in any zone. ``shape`` is what texts look like, digits
-    as zeros, that can be checked together.
+    ``last_day`` every second is in range in any zone.
     """
 
     kind: str
@@ -71,7 +68,6 @@ class TimeRule(Struct, frozen=True, kw_only=True):
     highest: datetime
     first_day: str
     last_day: str
-    shape: re.Pattern[bytes]
     precision: int = 0
     zone: ZoneInfo | None = None
 
@@ -100,7 +96,6 @@ def time_rule(column_type: ColumnType) -> TimeRule:
         highest=highest,
         first_day=str((lowest + margin).date()),
         last_day=str((highest - _DAY - margin).date()),
-        shape=_SHAPES[kind],
         precision=precision,
         zone=zone,
     )
@@ -111,14 +106,30 @@ def normalise_all(rule: TimeRule, values: list[Hashable]) -> list[Hashable]:
 
     The very same list comes back where nothing has to be rewritten.
     """
-    stored = _normalise_uniform(rule, values)
+    stored = _normalise_uniform(rule, values) or _normalise_numbers(rule, values)
     if stored is not None:
         return stored
     forms: dict[Hashable, Hashable] = {}
     for group in _by_length(values):
-        alike = _normalise_uniform(rule, group)
-        forms.update(zip(group, alike or [normalise(rule, v) for v in group], strict=True))
+        forms.update(zip(group, _normalise_group(rule, group), strict=True))
     return [forms[value] for value in values]
+
+
+def _normalise_numbers(rule: TimeRule, values: list[Hashable]) -> list[Hashable] | None:
+    """Check whole numbers that all are seconds, or for DateTime64 milliseconds, at once."""
+    if set(map(type, values)) != {int}:
+        return None
+    numbers: list[int] = values  # type: ignore[assignment]  # just seen
+    low, high = min(numbers), max(numbers)
+    if rule.kind == "DateTime" and low >= 0 and high <= _MAX_SECONDS_32:
+        return values
+    if rule.kind == "DateTime64" and low >= 10**12 and high < _LAST_MILLISECOND:
+        # Ten digits and a fraction are read as seconds since 1970.
+        end = 10 + min(rule.precision, 3)
+        if end == 10:
+            return [str(number)[:10] for number in numbers]
+        return [f"{text[:10]}.{text[10:end]}" for text in map(str, numbers)]
+    return None
 
 
 def _by_length(values: list[Hashable]) -> list[list[Hashable]]:
@@ -129,13 +140,25 @@ def _by_length(values: list[Hashable]) -> list[list[Hashable]]:
     return list(groups.values())
 
 
+def _normalise_group(rule: TimeRule, values: list[Hashable]) -> list[Hashable]:
+    """Halves what cannot be checked together, so that one bad value costs few others."""
+    stored = _normalise_uniform(rule, values)
+    if stored is not None:
+        return stored
+    if len(values) <= _FEW:
+        return [normalise(rule, value) for value in values]
+    middle = len(values) // 2
+    halves = values[:middle], values[middle:]
+    return _normalise_group(rule, halves[0]) + _normalise_group(rule, halves[1])
+
+
 def _normalise_uniform(rule: TimeRule, values: list[Hashable]) -> list[Hashable] | None:
     """Check many texts of one shape at once; None where they have to be looked at singly."""
     first = values[0] if values else None
     if not isinstance(first, str):
         return None
     shape = first.encode().translate(_DIGITS_TO_ZERO)
-    if rule.shape.match(shape) is None or (rule.zone is not None and shape.endswith(b"Z")):
+    if _SHAPE.match(shape) is None or (rule.zone is not None and shape.endswith(b"Z")):
         return None
     texts: list[str] = values  # type: ignore[assignment]  # join raises for anything else
     try:
@@ -148,13 +171,19 @@ def _normalise_uniform(rule: TimeRule, values: list[Hashable]) -> list[Hashable]
     width = len(shape) + 1
     if not _is_common(lines, width) and not _days_fit(rule, {text[:10] for text in texts}):
         return None
-    if len(shape) == _DAY_LENGTH:
-        return values
-    if not _clock_fits(lines, width):
+    if len(shape) > _DAY_LENGTH and not _clock_fits(lines, width):
         return None
-    if b"T" in shape or b"Z" in shape:
-        return list(joined.replace("T", " ").replace("Z", "").split("\n"))
-    return values
+    return _in_form(rule, texts, shape)
+
+
+def _in_form(rule: TimeRule, texts: list[str], shape: bytes) -> list[Hashable]:
+    """Good texts of one shape as they are stored."""
+    kept = _LENGTHS.get(rule.kind, len(shape))
+    if kept < len(shape):
+        texts = [text[:kept] for text in texts]
+    if kept > _DAY_LENGTH and (b"T" in shape or b"Z" in shape):
+        return list("\n".join(texts).replace("T", " ").replace("Z", "").split("\n"))
+    return texts  # type: ignore[return-value]  # a list of str, never written to
 
 
 def _is_common(lines: bytes, width: int) -> bool:

@@ -95,6 +95,15 @@ def test_one_bad_value_does_not_touch_its_neighbours() -> None:
     assert not any(isinstance(form, Refusal) for form in stored[:3])
 
 
+def test_milliseconds_of_many_rows_become_seconds_with_a_fraction() -> None:
+    values = [1746615760123, 1746615760004]
+    stored = normalise_all(rule("DateTime64(2)"), list(values))
+    assert stored == ["1746615760.12", "1746615760.00"]
+    assert normalise_all(rule("DateTime"), [5, 4294967295]) == [5, 4294967295]
+    refused = normalise_all(rule("DateTime"), [5, 4294967296])
+    assert refused[0] == 5 and isinstance(refused[1], Refusal)
+
+
 def test_an_instant_in_the_repeated_hour_keeps_its_meaning() -> None:
     madrid = rule("DateTime64(3, 'Europe/Madrid')")
     first = normalise(madrid, "2025-10-26T00:30:00Z")
