@@ -80,7 +80,7 @@ class Stream(Protocol):
 
 
 class Run(Struct, frozen=True):
-    """``count`` consecutive rows of a block whose offsets are ``first``, ``first + 1``, …"""
+    """``count`` consecutive rows of a block, with offsets ``first``, ``first + 1`` and so on."""
 
     first: int
     count: int
@@ -126,6 +126,9 @@ class Insert(Struct, frozen=True, kw_only=True):
     ``columns`` are (name, ClickHouse type) pairs of what the block holds, in order. Columns of the
     table that are not named take their default. With ``identity`` the three identity columns are
     written too. An empty ``token`` means the block is not deduplicated.
+
+    ``defaults`` (name → SQL expression) are taken, row by row, where the key of a column is missing
+    or, for a column that is not Nullable, null.
     """
 
     database: str
@@ -136,6 +139,7 @@ class Insert(Struct, frozen=True, kw_only=True):
     identity: Identity | None = None
     query_id: str = ""
     max_time_s: float | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
