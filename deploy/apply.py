@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
 
 from deploy.plan import Plan
 from shared.clickhouse.contract import ClickHouse, Statement
-from shared.errors import DataLossRefusedError
+from shared.errors import QueryError
 
 log = structlog.get_logger(__name__)
 
 
-def refuse(plan: Plan) -> None:
-    """Raise what the plan refuses.
-
-    Raises:
-        DataLossRefusedError: With every refusal.
-    """
-    if not plan.refusals:
-        return
-    first = plan.refusals[0]
-    more = f" (and {len(plan.refusals) - 1} more)" if len(plan.refusals) > 1 else ""
-    raise DataLossRefusedError(
-        f"{first.resource}: {first.reason}{more}.",
-        hint=first.hint,
-        errors=[{"resource": r.resource, "error": r.reason, "hint": r.hint} for r in plan.refusals],
-    )
-
-
-async def apply(clickhouse: ClickHouse, plan: Plan) -> None:
+async def apply(clickhouse: ClickHouse, plan: Plan) -> Mapping[str, QueryError]:
     """Run every step in order; the data sources it disturbs must be at rest.
 
+    Steps of resources that the plan refuses are not there. When ClickHouse refuses a step, the
+    remaining steps of its resource are left out and those of others go on.
+
+    Returns:
+        What ClickHouse said, for each resource with a step that it refused.
+
     Raises:
-        DataLossRefusedError: The plan refuses something; nothing was done.
-        QueryError: ClickHouse refused a step; the steps before it are done.
+        ClickHouseUnavailableError: The steps before it are done.
     """
-    refuse(plan)
+    failed: dict[str, QueryError] = {}
     for step in plan.steps:
-        await clickhouse.execute(Statement(sql=step.sql))
-        log.info("deployed", step=step.summary)
+        if step.resource in failed:
+            continue
+        try:
+            await clickhouse.execute(Statement(sql=step.sql))
+        except QueryError as error:
+            failed[step.resource] = error
+        else:
+            log.info("deployed", step=step.summary)
+    return failed

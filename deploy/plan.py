@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, structs
 
 from deploy import ddl
 from deploy.ddl import ViewDefinition
 from deploy.state import State
 from ingest.quarantine import QUARANTINE_SUFFIX
+from shared.errors import DataLossRefusedError
 from shared.model.resources import Column, Datasource, EngineSpec
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One statement.
+    """One statement for one resource.
 
     ``disturbs`` names the data sources that must be at rest while it runs: their deliveries are
     complete and no intent is open, because the step changes what a block is written to.
     """
 
+    resource: str
     summary: str
     sql: str
     disturbs: tuple[str, ...] = ()
@@ -36,6 +38,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
     resource: str
     reason: str
     hint: str
+    code: str = DataLossRefusedError.code
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -51,49 +54,66 @@ class Plan(Struct, frozen=True, kw_only=True):
         return frozenset(name for step in self.steps for name in step.disturbs)
 
 
-class Desired(Struct, frozen=True, kw_only=True):
-    """What the files ask for; ``sources`` names, for each view, the tables it reads."""
-
-    datasources: Mapping[str, Datasource] = field(default_factory=dict)
-    views: Mapping[str, ViewDefinition] = field(default_factory=dict)
-    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def plan(state: State, desired: Desired, database: str) -> Plan:
-    """The steps that lead from the state to what is desired."""
+def plan_tables(state: State, datasources: Mapping[str, Datasource], database: str) -> Plan:
+    """The steps that make the tables of these data sources, or bring them up to date."""
     steps: list[Step] = []
     refusals: list[Refusal] = []
-    stale = [name for name, view in state.views.items() if desired.views.get(name) != view]
-    steps += [_drop_view(database, name, desired) for name in stale]
-    for name, datasource in desired.datasources.items():
+    for name, datasource in datasources.items():
         live = state.datasources.get(name)
         if live is None and name in state.tables:
             refusals.append(_foreign(name))
-        elif live is None:
-            steps += _create(database, datasource)
-        else:
-            columns = state.columns.get(name, frozenset())
-            changes, refused = _change(database, live, datasource, columns)
-            steps += changes
-            refusals += refused
-        if live is not None and name + QUARANTINE_SUFFIX not in state.tables:
+            continue
+        if name + QUARANTINE_SUFFIX not in state.tables:
             steps.append(_create_quarantine(database, datasource))
-    for name, view in desired.views.items():
-        if name not in state.views and name in state.tables:
-            refusals.append(_foreign(name))
-        elif name in stale or name not in state.views:
+        if live is None:
+            steps.append(_create(database, datasource))
+            continue
+        columns = state.columns.get(name, frozenset())
+        changes, refused = _change(database, live, datasource, columns)
+        steps += changes
+        refusals += refused
+    kept = tuple(sorted(set(state.datasources) - set(datasources)))
+    return Plan(steps=tuple(steps), refusals=tuple(refusals), kept=kept)
+
+
+def plan_views(
+    state: State,
+    views: Mapping[str, ViewDefinition],
+    sources: Mapping[str, tuple[str, ...]],
+    database: str,
+) -> Plan:
+    """The steps that lead to exactly these views; ``sources`` are the tables each one reads.
+
+    A changed view is dropped and made again: what it has written stays.
+    """
+    steps: list[Step] = []
+    refusals: list[Refusal] = []
+    everything = tuple(sorted(state.datasources))
+    for name, live in state.views.items():
+        if views.get(name) != live:
             steps.append(
                 Step(
-                    summary=f"create view {name} into {view.target}",
-                    sql=ddl.create_view(database, view),
-                    disturbs=desired.sources.get(name, ()),
+                    resource=name,
+                    summary=f"drop view {name}",
+                    sql=ddl.drop_view(database, name),
+                    disturbs=tuple(sorted({*sources.get(name, ()), *everything})),
                 )
             )
-    return Plan(steps=tuple(steps), refusals=tuple(refusals), kept=_kept(state, desired))
-
-
-def _kept(state: State, desired: Desired) -> tuple[str, ...]:
-    return tuple(sorted(set(state.datasources) - set(desired.datasources)))
+    for name, view in views.items():
+        if state.views.get(name) == view:
+            continue
+        if name not in state.views and name in state.tables:
+            refusals.append(_foreign(name))
+            continue
+        steps.append(
+            Step(
+                resource=name,
+                summary=f"create view {name} into {view.target}",
+                sql=ddl.create_view(database, view),
+                disturbs=sources.get(name, ()),
+            )
+        )
+    return Plan(steps=tuple(steps), refusals=tuple(refusals))
 
 
 def _foreign(name: str) -> Refusal:
@@ -104,23 +124,17 @@ def _foreign(name: str) -> Refusal:
     )
 
 
-def _drop_view(database: str, name: str, desired: Desired) -> Step:
+def _create(database: str, datasource: Datasource) -> Step:
     return Step(
-        summary=f"drop view {name}",
-        sql=ddl.drop_view(database, name),
-        disturbs=desired.sources.get(name, tuple(desired.datasources)),
+        resource=datasource.name,
+        summary=f"create table {datasource.name}",
+        sql=ddl.create_table(database, datasource),
     )
-
-
-def _create(database: str, datasource: Datasource) -> list[Step]:
-    table = Step(
-        summary=f"create table {datasource.name}", sql=ddl.create_table(database, datasource)
-    )
-    return [_create_quarantine(database, datasource), table]
 
 
 def _create_quarantine(database: str, datasource: Datasource) -> Step:
     return Step(
+        resource=datasource.name,
         summary=f"create table {datasource.name}{QUARANTINE_SUFFIX}",
         sql=ddl.create_quarantine(database, datasource),
     )
@@ -152,7 +166,7 @@ def _change(
     steps = [
         _step(name, f"add column {name}.{c.name}", ddl.add_column(database, name, c))
         for c in wanted.columns
-        if c.name not in before
+        if c.name not in before and c.name not in existing
     ]
     steps += [_quarantine_column(database, name, c) for c in wanted.columns if c.name not in before]
     steps += [
@@ -168,7 +182,7 @@ def _change(
 
 
 def _step(datasource: str, summary: str, sql: str) -> Step:
-    return Step(summary=summary, sql=sql, disturbs=(datasource,))
+    return Step(resource=datasource, summary=summary, sql=sql, disturbs=(datasource,))
 
 
 def _quarantine_column(database: str, name: str, column: Column) -> Step:

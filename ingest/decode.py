@@ -72,8 +72,8 @@ class Piece(Struct, frozen=True):
 class Decoder:
     """Decodes the records of one data source.
 
-    It learns: where most records hold, say, objects in a String column, the fast route is compiled
-    anew to take them. That changes speed, never the rows.
+    One may be used by several threads. It learns: where most records hold, say, objects in a
+    String column, the fast route is compiled anew to take them. That changes speed, never rows.
 
     Attributes:
         columns: Name and ClickHouse type of the columns that records feed, in schema order.
@@ -135,9 +135,11 @@ class Decoder:
             yield start, self._decode_piece(values[start : start + PIECE_ROWS])
 
     def _decode_piece(self, values: Sequence[bytes | None]) -> Piece:
-        rows, failed = _read(self._layout, values)
+        # Taken once: another thread may learn meanwhile.
+        layout = self._layout
+        rows, failed = _read(layout, values)
         places = range(len(values)) if not failed else _others(failed, len(values))
-        lines, refused = _settle(self._layout, rows, values, places)
+        lines, refused = _settle(layout, rows, values, places)
         if not failed and not refused:
             return Piece(lines, {}, ())
         failed += [places[i] for i in refused]

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import structs
-from shared.clickhouse.failures import InsertRefusedError
 
 from ingest.batch import Batch, make_batch
 from ingest.chunk import CellError, Chunk, Partition, Rejection
@@ -18,6 +17,7 @@ from ingest.decode import Decoder, concat_blocks
 from ingest.delivery import Holding, Intent
 from ingest.quarantine import QuarantineTable
 from shared.clickhouse.contract import ClickHouse, Identity, Insert, Run, Statement, Summary
+from shared.clickhouse.failures import InsertRefusedError
 from shared.clickhouse.sql import quote_table
 from shared.model.identity import carries_identity
 from shared.model.resources import Datasource

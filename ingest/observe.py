@@ -1,10 +1,12 @@
-"""What a pipeline tells about itself."""
+"""What a pipeline tells about itself, and the metrics made of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ingest.chunk import Partition
+from shared.observe.metrics import Metrics
 
 
 class PipelineObserver(Protocol):
@@ -14,7 +16,7 @@ class PipelineObserver(Protocol):
         """An action of the delivery protocol is about to be done, or was: ``before``, ``after``."""
         ...
 
-    def flushed(self, *, rows: int, size_bytes: int, elapsed_s: float) -> None:
+    def flushed(self, *, rows: int, elapsed_s: float) -> None:
         """A block was inserted."""
         ...
 
@@ -30,21 +32,57 @@ class PipelineObserver(Protocol):
         """A range was completed; so many records lie behind it."""
         ...
 
+    def held(self, partitions: int) -> None:
+        """So many partitions wait for an operator."""
+        ...
 
-class SilentObserver:
-    """Listens to nothing."""
 
-    def step(self, partition: Partition, action: str, moment: str) -> None:
+def nothing(partition: Partition, action: str, moment: str) -> None:
+    """The step listener that does nothing."""
+
+
+class MetricsObserver:
+    """Counts what one pipeline does.
+
+    Args:
+        metrics: Where to count.
+        datasource: The label.
+        on_step: Told of every step before it is done and after; tests stop the process there.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        datasource: str,
+        on_step: Callable[[Partition, str, str], None] = nothing,
+    ) -> None:
+        self.step = on_step
+        self._rows = metrics.rows_stored.labels(datasource)
+        self._batches = metrics.batches.labels(datasource)
+        self._seconds = metrics.flush_seconds.labels(datasource)
+        self._retries = metrics.insert_retries.labels(datasource)
+        self._quarantined = metrics.rows_quarantined.labels(datasource)
+        self._lag = metrics.lag.labels(datasource)
+        self._held = metrics.held_partitions.labels(datasource)
+
+    def flushed(self, *, rows: int, elapsed_s: float) -> None:
         """See ``PipelineObserver``."""
-
-    def flushed(self, *, rows: int, size_bytes: int, elapsed_s: float) -> None:
-        """See ``PipelineObserver``."""
+        self._rows.inc(rows)
+        self._seconds.observe(elapsed_s)
 
     def failed(self, code: str) -> None:
         """See ``PipelineObserver``."""
+        self._retries.inc()
 
     def quarantined(self, rows: int) -> None:
         """See ``PipelineObserver``."""
+        self._quarantined.inc(rows)
 
     def closed(self, partition: Partition, *, lag_rows: int) -> None:
         """See ``PipelineObserver``."""
+        self._batches.inc()
+        self._lag.set(lag_rows)
+
+    def held(self, partitions: int) -> None:
+        """See ``PipelineObserver``."""
+        self._held.set(partitions)

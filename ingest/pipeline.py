@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import structlog
 from msgspec import Struct
-from shared.clickhouse.failures import InsertError
 
 from ingest import delivery
 from ingest.batch import Batch, Batcher, BatchLimits, InsertBudget
@@ -31,6 +30,11 @@ from ingest.landing import REFUSED_MESSAGE, Landing, refusals, without
 from ingest.observe import PipelineObserver
 from ingest.progress import Progress
 from ingest.source.contract import Assignment, Source
+from shared.clickhouse.failures import (
+    InsertFailureError,
+    InsertRefusedError,
+    InsertViewError,
+)
 from shared.clock import Clock, Deadline
 from shared.errors import AppError, LogUnavailableError
 
@@ -50,6 +54,15 @@ LONGEST_BACKOFF_S = 15.0
 def backoff_s(attempt: int) -> float:
     """How long to wait before an attempt; the first goes at once."""
     return 0.0 if attempt <= 1 else min(LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(attempt - 2, 10))
+
+
+def _fault(error: InsertFailureError) -> Fault:
+    """What the protocol has to know of a failure; all but a refusal is repeated for ever."""
+    if isinstance(error, InsertViewError):
+        return Fault.VIEW
+    if isinstance(error, InsertRefusedError):
+        return Fault.REFUSED
+    return Fault.RETRIABLE if error.stored == "no" else Fault.UNKNOWN
 
 
 class PipelineSettings(Struct, frozen=True, kw_only=True):
@@ -244,7 +257,9 @@ class _Partition:
 
     async def _wait(self, timeout_s: float | None) -> None:
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation.
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
         except TimeoutError:
             return
 
@@ -308,6 +323,7 @@ class _Partition:
                 self._close(action)
             case delivery.Hold():
                 self.held = action.reason
+                self._pipeline.observer.held(len(self._pipeline.held))
                 self._alarm("partition_held", reason=action.reason)
             case delivery.Drop():
                 await asyncio.sleep(1.0)
@@ -384,14 +400,12 @@ class _Partition:
                 partition=self._partition.number,
                 token=action.token,
             )
-        except InsertError as error:
+        except InsertFailureError as error:
             self._alarm("insert_failed", error=str(error), code=error.code, attempt=action.attempt)
             self._pipeline.observer.failed(error.code)
-            return delivery.InsertFailed(Fault(error.fault))
+            return delivery.InsertFailed(_fault(error))
         self._pipeline.observer.flushed(
-            rows=batch.row_count,
-            size_bytes=batch.size_bytes,
-            elapsed_s=self._clock.monotonic() - started_s,
+            rows=batch.row_count, elapsed_s=self._clock.monotonic() - started_s
         )
         self._prefetch()
         return delivery.Stored()

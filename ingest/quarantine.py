@@ -8,6 +8,7 @@ the last version wins.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
@@ -89,7 +90,11 @@ class QuarantineTable:
             "c__error_column": [e.column for e in rejection.errors],
             "c__error": [e.message for e in rejection.errors],
             "__offset": rejection.offset,
-            "__timestamp": f"{rejection.timestamp_ms / 1000:.3f}",
+            "__timestamp": _timestamp(rejection.timestamp_ms),
             "__raw": rejection.raw.decode("utf-8", "replace"),
         }
         return msgspec.json.encode(row)
+
+
+def _timestamp(timestamp_ms: int) -> str:
+    return f"{datetime.fromtimestamp(timestamp_ms / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]

@@ -1,4 +1,4 @@
-"""The formats an endpoint answers in: the ending of the URL, ClickHouse's format, the media type."""
+"""The formats of answers: the ending of the URL, ClickHouse's format, the media type."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class LocalSource:
         chunks = await self._read_some(max_rows, max_bytes)
         if not chunks:
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
             except TimeoutError:
                 return Poll()
             chunks = await self._read_some(max_rows, max_bytes)

@@ -1,0 +1,142 @@
+"""Pipes that parse but cannot work: bad templates, unknown tables and columns, SQL that fails.
+
+Needs an engine that has the project's tables, empty ones are enough. Every node is rendered with
+placeholder values and described by the engine, so types are the engine's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from deploy.ddl import ViewDefinition
+from query.plan import Planned, Planner
+from shared.clickhouse.contract import ClickHouse, Statement
+from shared.datafile.diagnostics import Diagnostic
+from shared.errors import AppError, NotFoundError, ParameterError, QueryError, TemplateError
+from shared.model.resources import Node, Pipe, Span
+from shared.model.workspace import Workspace, did_you_mean
+
+_QUOTED = re.compile(r"[`']([^`']+)[`']")
+
+
+class OutputColumn(Struct, frozen=True):
+    """One column of a node's answer."""
+
+    name: str
+    type: str
+
+
+class CheckedPipe(Struct, frozen=True, kw_only=True):
+    """What was found out about one pipe.
+
+    ``view`` is what its materialized node becomes, ``sources`` the tables that feed it.
+    """
+
+    diagnostics: tuple[Diagnostic, ...] = ()
+    view: ViewDefinition | None = None
+    sources: tuple[str, ...] = ()
+
+
+async def check_pipe(
+    clickhouse: ClickHouse, planner: Planner, workspace: Workspace, pipe: Pipe
+) -> CheckedPipe:
+    """Check every node of a pipe; all problems are reported, one a node."""
+    diagnostics = []
+    view: ViewDefinition | None = None
+    sources: tuple[str, ...] = ()
+    for node in pipe.nodes:
+        try:
+            planned = await planner.plan(pipe, node, {}, test_mode=True)
+            columns = await _describe(clickhouse, planned)
+            if node is pipe.materialized:
+                view = _view(workspace, pipe, node, planned, columns)
+                sources = tuple(sorted(planned.tables))
+        except (TemplateError, ParameterError, NotFoundError, QueryError) as error:
+            diagnostics.append(_diagnostic(node, error))
+    if diagnostics:
+        return CheckedPipe(diagnostics=tuple(diagnostics))
+    return CheckedPipe(view=view, sources=sources)
+
+
+async def _describe(clickhouse: ClickHouse, planned: Planned) -> tuple[OutputColumn, ...]:
+    result = await clickhouse.fetch(
+        Statement(
+            sql=f"DESCRIBE TABLE (\n{planned.sql}\n)",
+            parameters=planned.bindings,
+            format="JSONEachRow",
+        )
+    )
+    return tuple(msgspec.json.Decoder(OutputColumn).decode_lines(result.body))
+
+
+def _view(
+    workspace: Workspace,
+    pipe: Pipe,
+    node: Node,
+    planned: Planned,
+    columns: tuple[OutputColumn, ...],
+) -> ViewDefinition:
+    target = workspace.datasource(node.option("DATASOURCE") or "")
+    if node.is_template and planned.bindings:
+        raise TemplateError(
+            "A materialized node runs on every insert and cannot have parameters.",
+            hint="Write the values into the SQL.",
+        )
+    known = [c.name for c in target.columns]
+    for column in columns:
+        if column.name not in known:
+            raise QueryError(
+                f"Column '{column.name}' is not in data source '{target.name}'.",
+                hint=did_you_mean(column.name, known) or f"Its columns: {', '.join(known)}.",
+            )
+    return ViewDefinition(name=pipe.name, target=target.name, select=planned.sql)
+
+
+def _diagnostic(node: Node, error: AppError) -> Diagnostic:
+    """The problem at its place in the file, as near as the error tells."""
+    line, column = _place(node, error)
+    return Diagnostic(
+        code=error.code,
+        severity="error",
+        message=error.message,
+        span=span_in_node(node, line, column),
+        hint=error.hint,
+    )
+
+
+def _place(node: Node, error: AppError) -> tuple[int, int]:
+    for detail in error.errors:
+        line, column = detail.get("line"), detail.get("column")
+        if isinstance(line, int) and isinstance(column, int):
+            return line, column
+    # The engine names what it stumbled over; its first appearance is the likeliest place.
+    for name in _QUOTED.findall(error.message):
+        for number, text in enumerate(node.sql.splitlines(), start=1):
+            found = re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text)
+            if found:
+                return number, found.start() + 1
+    return 1, 1
+
+
+def span_in_node(node: Node, line: int, column: int) -> Span:
+    """A place in a node's SQL, both from 1, as a place in its file."""
+    path = node.span.path if node.span else node.name
+    if node.sql_lines:
+        file_line = node.sql_lines[min(line, len(node.sql_lines)) - 1]
+    else:
+        file_line = node.sql_line + line - 1
+    return Span(path, file_line, column + node.sql_indent)
+
+
+def first_problems(checked: Mapping[str, CheckedPipe]) -> dict[str, str]:
+    """For each broken pipe, its first problem with its place, as one line."""
+    return {
+        name: f"{d.span.path}:{d.span.line}:{d.span.column}: {d.message}"
+        for name, found in checked.items()
+        for d in found.diagnostics[:1]
+        if d.span is not None
+    }

@@ -1,0 +1,304 @@
+"""``pipehouse dev``: the whole product in one process, on the embedded engine and log.
+
+1. Open the engine and the log in the data folder; both refuse a second process.
+2. Complete what an earlier process left open, against the tables as they are.
+3. Release the project, start the pipelines, serve HTTP.
+4. Watch the files: every change is released; a broken edit keeps the last good version.
+
+Stopping goes the other way: no new requests, pipelines flush, the log and the engine close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+import uvicorn
+from msgspec import Struct
+from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
+from shared.datafile.project import LoadedProject, load_project
+
+from deploy.fixtures import find_fixtures
+from deploy.release import Released, Releaser
+from deploy.state import read_state
+from deploy.watch import watch_project
+from ingest.batch import BatchLimits
+from ingest.chunk import Partition
+from ingest.decode import Decoder
+from ingest.http.body import BodyLimits
+from ingest.http.events import EventsServices, EventsSettings, events_route
+from ingest.log.local import LocalLog, open_local_log
+from ingest.observe import MetricsObserver, nothing
+from ingest.progress import Progress
+from ingest.source.local import LocalSource
+from ingest.worker import Worker, WorkerSettings
+from query.http.pipes import QueryServices, pipes_route
+from query.http.sql import sql_route
+from query.serving import Serving
+from shared.auth.tokens import AdminTokenStore, load_or_create_admin_token
+from shared.clickhouse.contract import Limits
+from shared.clock import Clock, Deadline, SystemClock
+from shared.errors import AppError, ConfigError
+from shared.observe.metrics import Metrics
+from shared.settings import Settings
+from shared.supervise import Service
+from shared.web.app import create_app
+from shared.web.health import health_routes, metrics_route
+
+log = structlog.get_logger(__name__)
+
+RETENTION_INTERVAL_S = 60.0
+
+
+class Running(Struct, kw_only=True):
+    """A dev server that serves; mutable because each release replaces ``released``."""
+
+    url: str
+    token: str
+    released: Released
+    clickhouse: EmbeddedClickHouse
+    log: LocalLog
+    worker: Worker
+    metrics: Metrics
+
+
+class DevOptions(Struct, frozen=True, kw_only=True):
+    """What the command was asked for beside its settings.
+
+    ``on_release`` is told of every release, the first included. ``on_step`` is told of every step
+    of a delivery; tests end the process there.
+    """
+
+    folders: tuple[Path, ...]
+    environ: tuple[tuple[str, str], ...] = ()
+    fixtures: bool = False
+    watch: bool = True
+    on_release: Callable[[Released], None] = lambda released: None
+    on_step: Callable[[Partition, str, str], None] = nothing
+
+
+async def start_dev(service: Service, settings: Settings, options: DevOptions) -> Running:
+    """Start everything and return once requests are answered.
+
+    Raises:
+        ConfigError: The data folder is owned, the port is in use, a setting is wrong.
+    """
+    clock = SystemClock()
+    listener = _listen(settings.host, settings.port)
+    service.on_close("listener", _closing(listener.close))
+    token = load_or_create_admin_token(settings.data, settings.admin_token)
+    clickhouse = await open_embedded(settings.data / "clickhouse")
+    service.on_close("clickhouse", _awaiting(clickhouse.close))
+    local_log = open_local_log(settings.data / "log", fsync=settings.log_fsync, clock=clock)
+    service.on_close("log", _awaiting(local_log.close))
+
+    metrics, progress = Metrics(), Progress()
+    serving = Serving(clickhouse.parse)
+    worker = _worker(settings, options, clickhouse, local_log, metrics, progress, clock)
+    service.on_close("pipelines", worker.close)
+    state = await read_state(clickhouse)
+    await worker.recover(state.datasources.values())
+    releaser = Releaser(clickhouse, serving, worker, clock)
+    released = await releaser.release(_load(options))
+    running = Running(
+        url=f"http://{settings.host}:{listener.getsockname()[1]}",
+        token=token,
+        released=released,
+        clickhouse=clickhouse,
+        log=local_log,
+        worker=worker,
+        metrics=metrics,
+    )
+    options.on_release(released)
+    if options.fixtures:
+        await _load_fixtures(running, options.folders)
+    service.background("retention", _retain(local_log, settings, clock))
+    if options.watch:
+        service.background("watch", _reload(releaser, running, options))
+    _serve_http(service, settings, running, serving, progress, listener)
+    return running
+
+
+def _worker(
+    settings: Settings,
+    options: DevOptions,
+    clickhouse: EmbeddedClickHouse,
+    local_log: LocalLog,
+    metrics: Metrics,
+    progress: Progress,
+    clock: Clock,
+) -> Worker:
+    return Worker(
+        WorkerSettings(
+            topic_prefix=settings.topic_prefix,
+            group_prefix=settings.group_prefix,
+            limits=BatchLimits(
+                max_rows=settings.batch_max_rows,
+                max_bytes=settings.batch_max_bytes,
+                max_age_s=settings.batch_max_age_s,
+            ),
+        ),
+        clickhouse,
+        lambda topic, group: LocalSource(local_log, topic, group),
+        progress=progress,
+        clock=clock,
+        observe=lambda name: MetricsObserver(metrics, name, options.on_step),
+    )
+
+
+def _load(options: DevOptions) -> LoadedProject:
+    return load_project(options.folders, dict(options.environ))
+
+
+async def _load_fixtures(running: Running, folders: Sequence[Path]) -> None:
+    """Append fixtures to the log, of data sources that have no events yet."""
+    for fixture in find_fixtures(folders, running.released.workspace.datasources):
+        topic = running.worker.topic(fixture.datasource.name)
+        await running.log.create_topic(topic)
+        if running.log.end(Partition(topic, 0)) == 0:
+            await running.log.append(topic, fixture.values)
+            log.info("fixture_loaded", path=str(fixture.path), rows=len(fixture.values))
+
+
+async def _retain(local_log: LocalLog, settings: Settings, clock: Clock) -> None:
+    while True:
+        await asyncio.sleep(RETENTION_INTERVAL_S)
+        await local_log.remove_read(clock.now_ms() - settings.log_retention_s * 1000)
+
+
+async def _reload(releaser: Releaser, running: Running, options: DevOptions) -> None:
+    """Release every change of the files; nothing that goes wrong ends the server."""
+    async for _ in watch_project(options.folders):
+        try:
+            running.released = await releaser.release(_load(options))
+        except AppError as error:
+            log.error("release_failed", error=str(error), code=error.code)
+        else:
+            options.on_release(running.released)
+
+
+# HTTP ---------------------------------------------------------------------------------------------
+
+
+def _serve_http(
+    service: Service,
+    settings: Settings,
+    running: Running,
+    serving: Serving,
+    progress: Progress,
+    listener: socket.socket,
+) -> None:
+    tokens = AdminTokenStore(running.token)
+    events = EventsServices(
+        tokens=tokens,
+        catalog=serving,
+        log=running.log,
+        checker=Decoder,
+        metrics=running.metrics,
+        watermarks=progress,
+    )
+    queries = QueryServices(
+        tokens=tokens,
+        serving=serving,
+        clickhouse=running.clickhouse,
+        metrics=running.metrics,
+        limits=query_limits(settings),
+    )
+    checks = {"clickhouse": running.clickhouse.ping, "log": running.log.ping}
+    app = create_app(
+        [
+            events_route(events, events_settings(settings)),
+            pipes_route(queries),
+            sql_route(queries),
+            *health_routes(checks),
+            metrics_route(running.metrics, tokens, need_token=settings.metrics_need_token),
+        ]
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    task = asyncio.create_task(_run_server(server, listener), name="http")
+    task.add_done_callback(lambda done: service.stop() if not done.cancelled() else None)
+
+    async def close(deadline: Deadline) -> None:
+        server.should_exit = True
+        await asyncio.wait({task}, timeout=deadline.remaining_s)
+
+    service.on_close("http", close)
+
+
+async def _run_server(server: uvicorn.Server, listener: socket.socket) -> None:
+    # uvicorn would install signal handlers of its own; the process has one place for them.
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup(sockets=[listener])
+    await server.main_loop()
+    await server.shutdown(sockets=[listener])
+
+
+def query_limits(settings: Settings) -> Limits:
+    """The limits of one query."""
+    return Limits(
+        max_time_s=settings.query_timeout_s,
+        max_memory_bytes=settings.query_max_memory_bytes,
+        max_result_bytes=settings.query_max_result_bytes,
+    )
+
+
+def events_settings(settings: Settings) -> EventsSettings:
+    """The limits of the Events API."""
+    return EventsSettings(
+        limits=BodyLimits(
+            max_body_bytes=settings.max_body_bytes,
+            max_decompressed_bytes=settings.max_decompressed_bytes,
+            max_rows=settings.max_rows_per_request,
+            max_line_bytes=settings.max_line_bytes,
+        ),
+        topic_prefix=settings.topic_prefix,
+        wait_timeout_s=settings.wait_timeout_s,
+        max_inflight_bytes=settings.max_inflight_bytes,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything is opened, so that a port in use is the first thing that is said."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.",
+            hint="Stop what uses it, or choose another with --port (0 picks a free one).",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _closing(close: Callable[[], None]) -> Callable[[Deadline], object]:
+    async def run(deadline: Deadline) -> None:
+        close()
+
+    return run
+
+
+def _awaiting(close: Callable[[], object]) -> Callable[[Deadline], object]:
+    async def run(deadline: Deadline) -> None:
+        await close()
+
+    return run

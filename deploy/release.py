@@ -1,0 +1,167 @@
+"""From files to what is served: plan, apply, check, switch. One way, for every caller.
+
+1. Plan and apply the tables. A data source that is refused keeps its last good version.
+2. Check every pipe against the tables. A broken one keeps its last good version, if it has one.
+3. Plan and apply the views of the good pipes.
+4. Serve the new workspace.
+
+Every problem is reported with its place, and the rest of the project goes on. Steps that change
+what a block is written to run while the data sources they disturb are at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from msgspec import Struct, structs
+from shared.datafile.project import LoadedProject
+
+from deploy.apply import apply
+from deploy.check import CheckedPipe, check_pipe, first_problems
+from deploy.plan import Plan, plan_tables, plan_views
+from deploy.state import State, read_state
+from ingest.worker import Worker
+from query.plan import Planner
+from query.serving import Serving
+from shared.clickhouse.contract import ClickHouse
+from shared.clock import Clock, Deadline
+from shared.datafile.diagnostics import Diagnostic
+from shared.errors import AppError, UnavailableError
+from shared.model.resources import Datasource, Pipe, Span
+from shared.model.workspace import Workspace
+
+PAUSE_TIMEOUT_S = 30.0
+
+
+class Released(Struct, frozen=True, kw_only=True):
+    """What came of a release: what is served now, what was done, every problem."""
+
+    workspace: Workspace
+    plan: Plan
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything in the files is served as it stands there."""
+        return not any(d.severity == "error" for d in self.diagnostics)
+
+
+class Releaser:
+    """Brings projects into one engine and makes them live.
+
+    Args:
+        clickhouse: Where tables are made.
+        serving: What requests see.
+        worker: Whose pipelines feed the tables; None where nothing is ingested.
+        clock: Where deadlines come from.
+    """
+
+    def __init__(
+        self, clickhouse: ClickHouse, serving: Serving, worker: Worker | None, clock: Clock
+    ) -> None:
+        self._clickhouse = clickhouse
+        self._serving = serving
+        self._worker = worker
+        self._clock = clock
+
+    async def release(self, project: LoadedProject) -> Released:
+        """Make a project live, as far as it can be.
+
+        Raises:
+            UnavailableError: ClickHouse does not answer, or a data source did not come to rest.
+        """
+        state = await read_state(self._clickhouse)
+        wanted = project.workspace
+        unread = _names_with_errors(project.diagnostics)
+        datasources, tables, diagnostics = await self._tables(state, wanted, unread)
+        workspace = structs.replace(wanted, datasources=datasources)
+        checked = await self._check(workspace)
+        broken = first_problems(checked)
+        diagnostics += [d for found in checked.values() for d in found.diagnostics]
+        live = self._serving.workspace.pipes
+        pipes = {n: p for n, p in wanted.pipes.items() if n not in broken}
+        pipes |= {n: live[n] for n in {*broken, *unread} if n in live and n not in pipes}
+        workspace = structs.replace(workspace, pipes=pipes)
+        views, failed = await self._views(state, checked, {*broken, *unread})
+        diagnostics += failed
+        self._serving.replace(workspace, broken | unread)
+        if self._worker is not None:
+            self._worker.start(datasources)
+        return Released(
+            workspace=workspace,
+            plan=Plan(steps=tables.steps + views.steps, kept=tables.kept),
+            diagnostics=(*project.diagnostics, *diagnostics),
+        )
+
+    async def _tables(
+        self, state: State, wanted: Workspace, unread: Mapping[str, str]
+    ) -> tuple[dict[str, Datasource], Plan, list[Diagnostic]]:
+        """The data sources that can be served, what was done for them, and problems."""
+        plan = plan_tables(state, wanted.datasources, self._clickhouse.database)
+        failed = await self._apply(plan)
+        problems = {
+            r.resource: _problem(wanted.datasources[r.resource].span, r.code, r.reason, r.hint)
+            for r in plan.refusals
+        }
+        problems |= {
+            name: _problem(wanted.datasources[name].span, e.code, e.message, e.hint)
+            for name, e in failed.items()
+        }
+        good = {n: d for n, d in wanted.datasources.items() if n not in problems}
+        last_good = {*problems, *unread} & set(state.datasources)
+        good |= {name: state.datasources[name] for name in last_good if name not in good}
+        return good, plan, list(problems.values())
+
+    async def _check(self, workspace: Workspace) -> dict[str, CheckedPipe]:
+        planner = Planner(workspace, self._serving.parse)
+        return {
+            name: await check_pipe(self._clickhouse, planner, workspace, pipe)
+            for name, pipe in workspace.pipes.items()
+        }
+
+    async def _views(
+        self, state: State, checked: Mapping[str, CheckedPipe], kept: set[str]
+    ) -> tuple[Plan, list[Diagnostic]]:
+        """Make the views of good pipes; those of broken pipes stay as they are."""
+        views = {n: v for n, v in state.views.items() if n in kept}
+        views |= {name: found.view for name, found in checked.items() if found.view is not None}
+        sources = {name: found.sources for name, found in checked.items()}
+        plan = plan_views(state, views, sources, self._clickhouse.database)
+        failed = await self._apply(plan)
+        problems = [
+            _problem(Span(name, 1), e.code, e.message, e.hint) for name, e in failed.items()
+        ]
+        problems += [_problem(Span(r.resource, 1), r.code, r.reason, r.hint) for r in plan.refusals]
+        return plan, problems
+
+    async def _apply(self, plan: Plan) -> Mapping[str, AppError]:
+        """Apply with everything that the plan disturbs at rest; the caller starts it again."""
+        if self._worker is not None and plan.disturbed:
+            deadline = Deadline(self._clock, PAUSE_TIMEOUT_S)
+            if not await self._worker.pause(plan.disturbed, deadline):
+                self._worker.start(self._serving.workspace.datasources)
+                raise UnavailableError(
+                    f"Data sources did not come to rest: {', '.join(sorted(plan.disturbed))}.",
+                    hint="Nothing was changed; see the log for what they wait for.",
+                )
+        return await apply(self._clickhouse, plan)
+
+
+def _problem(span: Span | None, code: str, message: str, hint: str | None) -> Diagnostic:
+    return Diagnostic(code=code, severity="error", message=message, span=span, hint=hint)
+
+
+def _names_with_errors(diagnostics: tuple[Diagnostic, ...]) -> dict[str, str]:
+    """Resources whose files have errors, by name, with the first problem of each as one line."""
+    found: dict[str, str] = {}
+    for d in diagnostics:
+        if d.severity == "error" and d.span is not None:
+            name = PurePath(d.span.path).stem
+            found.setdefault(name, f"{d.span.path}:{d.span.line}:{d.span.column}: {d.message}")
+    return found
+
+
+def endpoints(workspace: Workspace) -> list[Pipe]:
+    """The pipes that answer over HTTP, by name."""
+    return [pipe for _, pipe in sorted(workspace.pipes.items()) if pipe.endpoint is not None]

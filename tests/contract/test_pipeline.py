@@ -1,0 +1,312 @@
+"""The pipeline on a real engine and log, with faults in between: once, in table and view."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from msgspec import Struct
+
+from deploy import ddl
+from ingest.batch import BatchLimits
+from ingest.chunk import Partition
+from ingest.log.local import LocalLog, open_local_log
+from ingest.observe import MetricsObserver
+from ingest.progress import Progress
+from ingest.source.local import LocalSource
+from ingest.worker import Worker, WorkerSettings
+from shared.clickhouse.contract import ClickHouse, Insert, Statement, Summary
+from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clickhouse.failures import InsertFailureError, InsertRetriableError
+from shared.clock import Deadline, SystemClock
+from shared.model.resources import Column, Datasource, EngineSpec
+from shared.observe.metrics import Metrics
+
+CLOCK = SystemClock()
+Fault = Callable[[Insert, Callable[[], "asyncio.Future[Summary]"]], "asyncio.Future[Summary]"]
+
+
+class FaultyEngine:
+    """The real engine, with a plan of what goes wrong at each insert into the landing table."""
+
+    def __init__(self, engine: ClickHouse, table: str) -> None:
+        self._engine = engine
+        self._table = table
+        self.plan: list[str] = []
+        self.inserts = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    async def insert(self, insert: Insert) -> Summary:
+        if insert.table != self._table:
+            return await self._engine.insert(insert)
+        self.inserts += 1
+        fault = self.plan.pop(0) if self.plan else ""
+        if fault == "before":
+            raise InsertRetriableError("the answer was lost before anything happened")
+        summary = await self._engine.insert(insert)
+        if fault == "after":
+            raise InsertRetriableError("the answer was lost after it took effect")
+        return summary
+
+
+class Rig(Struct, kw_only=True):
+    """A data source with a table and a view, a log, and workers that can be started and killed."""
+
+    engine: EmbeddedClickHouse
+    faulty: FaultyEngine
+    log: LocalLog
+    datasource: Datasource
+    progress: Progress
+    limits: BatchLimits
+    sent: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.datasource.name
+
+    def worker(self, on_step: Callable[[Partition, str, str], None] | None = None) -> Worker:
+        def observe(name: str) -> MetricsObserver:
+            return MetricsObserver(Metrics(), name, on_step or (lambda *_: None))
+
+        worker = Worker(
+            WorkerSettings(limits=self.limits),
+            self.faulty,  # type: ignore[arg-type]  # the rest of the contract is passed through
+            lambda topic, group: LocalSource(self.log, topic, group),
+            progress=self.progress,
+            clock=CLOCK,
+            observe=observe,
+        )
+        worker.start({self.name: self.datasource})
+        return worker
+
+    async def send(self, count: int, *, bad: int = 0) -> tuple[Partition, int]:
+        """Good events over two months, and bad ones between them."""
+        values = [
+            json.dumps({"id": self.sent + i, "ts": f"2024-0{i % 2 + 1}-01 00:00:00"}).encode()
+            for i in range(count)
+        ]
+        values += [b'{"id": "x", "ts": "2024-01-01 00:00:00"}' for _ in range(bad)]
+        self.sent += count
+        appended = await self.log.append(f"events.{self.name}", values)
+        return appended.partition, appended.next
+
+    async def stored(self, partition: Partition, next_: int) -> None:
+        assert await self.progress.reached(partition, next_, 30)
+
+    async def one(self, sql: str) -> list[str]:
+        result = await self.engine.fetch(Statement(sql=sql.replace("EV", self.name), format="TSV"))
+        return result.body.decode().split()
+
+    async def assert_exactly_once(self, quarantined: int = 0) -> None:
+        rows = await self.one("SELECT count(), uniqExact(__offset), uniqExact(id) FROM EV")
+        assert rows == [str(self.sent)] * 3
+        assert await self.one("SELECT sum(n) FROM EV_view_target") == [str(self.sent)]
+        found = await self.one("SELECT count(), uniqExact(__offset) FROM EV_quarantine FINAL")
+        assert found == [str(quarantined)] * 2
+
+
+@pytest.fixture
+async def rig(engine: EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
+    name = "ev" + uuid.uuid4().hex[:8]
+    datasource = Datasource(
+        name=name,
+        columns=(
+            Column(name="id", type="UInt32", jsonpath="$.id"),
+            Column(name="ts", type="DateTime", jsonpath="$.ts"),
+        ),
+        engine=EngineSpec(partition_key="toYYYYMM(ts)", sorting_key="id"),
+    )
+    target = Datasource(
+        name=f"{name}_view_target",
+        columns=(Column(name="m", type="UInt32"), Column(name="n", type="UInt64")),
+        engine=EngineSpec(name="SummingMergeTree", sorting_key="m"),
+    )
+    view = ddl.ViewDefinition(
+        name=f"{name}_view",
+        target=target.name,
+        select=f"SELECT toYYYYMM(ts) AS m, count() AS n FROM {name} GROUP BY m",
+    )
+    for sql in (
+        ddl.create_quarantine(engine.database, datasource),
+        ddl.create_table(engine.database, datasource),
+        ddl.create_table(engine.database, target),
+        ddl.create_view(engine.database, view),
+    ):
+        await engine.execute(Statement(sql=sql))
+    log = open_local_log(tmp_path)
+    yield Rig(
+        engine=engine,
+        faulty=FaultyEngine(engine, name),
+        log=log,
+        datasource=datasource,
+        progress=Progress(),
+        limits=BatchLimits(max_age_s=0.02),
+    )
+    await log.close()
+
+
+async def kill(worker: Worker) -> None:
+    """End a worker without letting it finish anything, as a crash would."""
+    for running in worker._running.values():
+        running.task.cancel()
+    await asyncio.gather(*(r.task for r in worker._running.values()), return_exceptions=True)
+
+
+async def test_good_rows_beside_bad_ones_are_stored_and_the_bad_ones_quarantined(rig: Rig) -> None:
+    worker = rig.worker()
+    await rig.stored(*await rig.send(100, bad=3))
+    await rig.stored(*await rig.send(50))
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=3)
+    errors = await rig.one("SELECT c__error_column[1], id, __raw != '' FROM EV_quarantine LIMIT 1")
+    assert errors == ["id", "x", "1"]
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+async def test_an_insert_whose_answer_is_lost_is_repeated_without_doubling(
+    rig: Rig, fault: str
+) -> None:
+    rig.faulty.plan = [fault, fault]
+    worker = rig.worker()
+    await rig.stored(*await rig.send(100, bad=2))
+    await worker.close(Deadline(CLOCK, 10))
+    assert rig.faulty.inserts == 3
+    await rig.assert_exactly_once(quarantined=2)
+
+
+STEPS = [
+    (action, moment)
+    for action in ("commit", "insert", "quarantine", "close")
+    for moment in ("before", "after")
+]
+
+
+class CrashedError(BaseException):
+    """Ends a partition's task at a step, as the end of the process would."""
+
+
+@pytest.mark.parametrize(("action", "moment"), STEPS)
+@pytest.mark.parametrize("which", [1, 2, 3])
+async def test_a_crash_at_any_step_loses_and_doubles_nothing(
+    rig: Rig, action: str, moment: str, which: int
+) -> None:
+    crashed = asyncio.Event()
+    count = 0
+
+    def crash(partition: Partition, at: str, when: str) -> None:
+        nonlocal count
+        if crashed.is_set() or (at, when) == (action, moment):
+            count += 1
+            if count >= which:
+                crashed.set()
+                raise asyncio.CancelledError
+
+    worker = rig.worker(crash)
+    ends = [await rig.send(20, bad=1) for _ in range(3)]
+    async with asyncio.timeout(30):
+        while not crashed.is_set():
+            ends.append(await rig.send(5))
+            await asyncio.sleep(0.01)
+    await kill(worker)
+    worker = rig.worker()
+    await rig.stored(*ends[-1])
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=3)
+
+
+async def test_an_open_range_is_completed_by_recovery_alone(rig: Rig) -> None:
+    def crash(partition: Partition, at: str, when: str) -> None:
+        if (at, when) == ("insert", "before"):
+            raise asyncio.CancelledError
+
+    worker = rig.worker(crash)
+    partition, next_ = await rig.send(10)
+    async with asyncio.timeout(10):
+        while (found := await rig.log.committed("" + rig.name, partition)) is None or (
+            '"' not in found.metadata or found.metadata.endswith("null]")
+        ):
+            await asyncio.sleep(0.01)
+    await kill(worker)
+    idle = rig.worker()
+    await kill(idle)
+    await idle.recover([rig.datasource])
+    committed = await rig.log.committed(rig.name, partition)
+    assert committed is not None
+    assert (committed.position, committed.metadata.endswith("null]")) == (next_, True)
+    await rig.assert_exactly_once()
+
+
+async def test_rows_that_clickhouse_refuses_go_to_quarantine_and_the_rest_is_stored(
+    rig: Rig,
+) -> None:
+    await rig.engine.execute(
+        Statement(sql=f"ALTER TABLE {rig.name} ADD CONSTRAINT small CHECK id != 7 AND id != 60")
+    )
+    worker = rig.worker()
+    partition, next_ = await rig.send(100, bad=1)
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    assert await rig.one("SELECT count(), uniqExact(__offset) FROM EV") == ["98", "98"]
+    assert await rig.one("SELECT sum(n) FROM EV_view_target") == ["98"]
+    found = await rig.one("SELECT __offset FROM EV_quarantine FINAL ORDER BY __offset")
+    assert found == ["7", "60", "100"]
+    why = await rig.one("SELECT any(c__error[1]) FROM EV_quarantine WHERE __offset = 7")
+    assert "CONSTRAINT" in " ".join(why).upper()
+
+
+async def test_a_failing_view_holds_the_partition_and_nothing_is_doubled_when_it_is_mended(
+    rig: Rig,
+) -> None:
+    await rig.engine.execute(
+        Statement(
+            sql=f"CREATE MATERIALIZED VIEW {rig.name}_bad TO {rig.name}_view_target AS"
+            f" SELECT toUInt32(throwIf(id >= 0)) AS m, toUInt64(0) AS n FROM {rig.name}"
+        )
+    )
+    worker = rig.worker()
+    partition, next_ = await rig.send(40, bad=1)
+    async with asyncio.timeout(20):
+        while rig.faulty.inserts < 3:
+            await asyncio.sleep(0.02)
+    assert not await rig.progress.reached(partition, next_, 0.05)
+    await rig.engine.execute(Statement(sql=f"DROP VIEW {rig.name}_bad"))
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=1)
+
+
+async def test_stopping_flushes_what_was_read(rig: Rig) -> None:
+    rig.limits = BatchLimits(max_age_s=60)
+    worker = rig.worker()
+    partition, next_ = await rig.send(10)
+    async with asyncio.timeout(10):
+        while not any(
+            not p._batcher.is_empty
+            for r in worker._running.values()
+            for p in r.pipeline._partitions.values()
+        ):
+            await asyncio.sleep(0.01)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once()
+    committed = await rig.log.committed(rig.name, partition)
+    assert committed is not None and committed.position == next_
+
+
+async def test_many_batches_in_flight_keep_their_order_and_count(rig: Rig) -> None:
+    rig.limits = BatchLimits(max_rows=500, max_age_s=0.02)
+    worker = rig.worker()
+    for _ in range(30):
+        end = await rig.send(300, bad=1)
+    await rig.stored(*end)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=30)
+
+
+def test_every_failure_class_is_one_that_the_protocol_knows() -> None:
+    assert issubclass(InsertRetriableError, InsertFailureError)
