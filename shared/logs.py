@@ -5,11 +5,12 @@ Call ``configure_logging`` once per process, before anything is logged.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Literal, TextIO
+from typing import Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -60,7 +61,7 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, final],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Lines(stream))),
     )
     _route_libraries(shared, final, stream, number)
 
@@ -73,6 +74,24 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 def mask_text(text: str) -> str:
     """The text with tokens and passwords replaced by ``***``."""
     return _SECRETS_IN_TEXT.sub(rf"\g<before>{_MASK}", text)
+
+
+class _Lines:
+    """A stream that never fails who writes to it.
+
+    A log that nobody reads any more, or on a full disk, must not stop the work or the shutdown.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _masked(key: object, value: object) -> object:

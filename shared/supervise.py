@@ -133,8 +133,8 @@ def _install_signals(service: Service) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        _log.info("stopping", signal=number.name)
         service.stop(_EXIT_SIGNAL_BASE + number)
+        _log.info("stopping", signal=number.name)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)

@@ -94,3 +94,15 @@ def test_tokens_are_masked_wherever_they_stand() -> None:
 )
 def test_only_secrets_are_masked(text: str, masked: str) -> None:
     assert mask_text(text) == masked
+
+
+class ClosedPipe(io.StringIO):
+    """What standard error is once nobody reads it any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_log_that_cannot_be_written_does_not_fail_who_logs() -> None:
+    configure_logging(stream=ClosedPipe())
+    structlog.get_logger().info("nobody hears this")

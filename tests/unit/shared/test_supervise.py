@@ -181,3 +181,26 @@ raise SystemExit(run_service(main, shutdown_timeout_s=60))
         [sys.executable, "-c", program], timeout=20, check=False, capture_output=True
     )
     assert ended.returncode == -signal.SIGTERM
+
+
+def test_a_signal_stops_a_process_whose_log_nobody_reads_any_more() -> None:
+    program = """
+import os, signal
+from shared.logs import configure_logging
+from shared.supervise import Service, run_service
+
+async def main(service: Service) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+configure_logging()
+raise SystemExit(run_service(main, shutdown_timeout_s=5))
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], timeout=20, check=False, stderr=writing
+        )
+    finally:
+        os.close(writing)
+    assert ended.returncode == 143
