@@ -33,7 +33,7 @@ class OutputColumn(Struct, frozen=True):
 class CheckedPipe(Struct, frozen=True, kw_only=True):
     """What was found out about one pipe.
 
-    ``view`` is what its materialized node becomes, ``sources`` the tables that feed it.
+    ``view`` is what its materialized node becomes, ``sources`` the tables its answer reads.
     """
 
     diagnostics: tuple[Diagnostic, ...] = ()
@@ -52,9 +52,10 @@ async def check_pipe(
         try:
             planned = await planner.plan(pipe, node, {}, test_mode=True)
             columns = await _describe(clickhouse, planned)
+            if node is pipe.answer:
+                sources = tuple(sorted(planned.tables))
             if node is pipe.materialized:
                 view = _view(workspace, pipe, node, planned, columns)
-                sources = tuple(sorted(planned.tables))
         except (TemplateError, ParameterError, NotFoundError, QueryError) as error:
             diagnostics.append(_diagnostic(node, error))
     if diagnostics:
@@ -138,5 +139,4 @@ def first_problems(checked: Mapping[str, CheckedPipe]) -> dict[str, str]:
         name: f"{d.span.path}:{d.span.line}:{d.span.column}: {d.message}"
         for name, found in checked.items()
         for d in found.diagnostics[:1]
-        if d.span is not None
     }

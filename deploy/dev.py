@@ -16,9 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
-import uvicorn
 from msgspec import Struct
-from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.datafile.project import LoadedProject, load_project
 
 from deploy.fixtures import find_fixtures
@@ -28,8 +26,7 @@ from deploy.watch import watch_project
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
 from ingest.decode import Decoder
-from ingest.http.body import BodyLimits
-from ingest.http.events import EventsServices, EventsSettings, events_route
+from ingest.http.events import EventsServices, events_route, events_settings
 from ingest.log.local import LocalLog, open_local_log
 from ingest.observe import MetricsObserver, nothing
 from ingest.progress import Progress
@@ -40,13 +37,15 @@ from query.http.sql import sql_route
 from query.serving import Serving
 from shared.auth.tokens import AdminTokenStore, load_or_create_admin_token
 from shared.clickhouse.contract import Limits
+from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clock import Clock, Deadline, SystemClock
-from shared.errors import AppError, ConfigError
+from shared.errors import AppError
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
 from shared.supervise import Service
 from shared.web.app import create_app
 from shared.web.health import health_routes, metrics_route
+from shared.web.server import listen, serve_http
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +86,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
         ConfigError: The data folder is owned, the port is in use, a setting is wrong.
     """
     clock = SystemClock()
-    listener = _listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     service.on_close("listener", _closing(listener.close))
     token = load_or_create_admin_token(settings.data, settings.admin_token)
     clickhouse = await open_embedded(settings.data / "clickhouse")
@@ -118,7 +117,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     service.background("retention", _retain(local_log, settings, clock))
     if options.watch:
         service.background("watch", _reload(releaser, running, options))
-    _serve_http(service, settings, running, serving, progress, listener)
+    await _serve_http(service, settings, running, serving, progress, listener)
     return running
 
 
@@ -183,7 +182,7 @@ async def _reload(releaser: Releaser, running: Running, options: DevOptions) -> 
 # HTTP ---------------------------------------------------------------------------------------------
 
 
-def _serve_http(
+async def _serve_http(
     service: Service,
     settings: Settings,
     running: Running,
@@ -217,35 +216,7 @@ def _serve_http(
             metrics_route(running.metrics, tokens, need_token=settings.metrics_need_token),
         ]
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http="httptools",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-        )
-    )
-    task = asyncio.create_task(_run_server(server, listener), name="http")
-    task.add_done_callback(lambda done: service.stop() if not done.cancelled() else None)
-
-    async def close(deadline: Deadline) -> None:
-        server.should_exit = True
-        await asyncio.wait({task}, timeout=deadline.remaining_s)
-
-    service.on_close("http", close)
-
-
-async def _run_server(server: uvicorn.Server, listener: socket.socket) -> None:
-    # uvicorn would install signal handlers of its own; the process has one place for them.
-    server.config.load()
-    server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup(sockets=[listener])
-    await server.main_loop()
-    await server.shutdown(sockets=[listener])
+    await serve_http(service, app, listener)
 
 
 def query_limits(settings: Settings) -> Limits:
@@ -255,39 +226,6 @@ def query_limits(settings: Settings) -> Limits:
         max_memory_bytes=settings.query_max_memory_bytes,
         max_result_bytes=settings.query_max_result_bytes,
     )
-
-
-def events_settings(settings: Settings) -> EventsSettings:
-    """The limits of the Events API."""
-    return EventsSettings(
-        limits=BodyLimits(
-            max_body_bytes=settings.max_body_bytes,
-            max_decompressed_bytes=settings.max_decompressed_bytes,
-            max_rows=settings.max_rows_per_request,
-            max_line_bytes=settings.max_line_bytes,
-        ),
-        topic_prefix=settings.topic_prefix,
-        wait_timeout_s=settings.wait_timeout_s,
-        max_inflight_bytes=settings.max_inflight_bytes,
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything is opened, so that a port in use is the first thing that is said."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"Cannot listen on {host}:{port}: {error.strerror}.",
-            hint="Stop what uses it, or choose another with --port (0 picks a free one).",
-        ) from error
-    listener.setblocking(False)
-    return listener
 
 
 def _closing(close: Callable[[], None]) -> Callable[[Deadline], object]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 from shared.datafile.project import LoadedProject
 
 from deploy.apply import apply
@@ -35,10 +35,14 @@ PAUSE_TIMEOUT_S = 30.0
 
 
 class Released(Struct, frozen=True, kw_only=True):
-    """What came of a release: what is served now, what was done, every problem."""
+    """What came of a release: what is served now, what was done, every problem.
+
+    ``reads`` are the tables that each good pipe's answer reads.
+    """
 
     workspace: Workspace
     plan: Plan
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
 
     @property
@@ -85,13 +89,15 @@ class Releaser:
         workspace = structs.replace(workspace, pipes=pipes)
         views, failed = await self._views(state, checked, {*broken, *unread})
         diagnostics += failed
+        files = dict(project.files)
         self._serving.replace(workspace, broken | unread)
         if self._worker is not None:
             self._worker.start(datasources)
         return Released(
             workspace=workspace,
             plan=Plan(steps=tables.steps + views.steps, kept=tables.kept),
-            diagnostics=(*project.diagnostics, *diagnostics),
+            reads={name: found.sources for name, found in checked.items()},
+            diagnostics=(*project.diagnostics, *(_shown(d, files) for d in diagnostics)),
         )
 
     async def _tables(
@@ -149,14 +155,22 @@ class Releaser:
 
 
 def _problem(span: Span | None, code: str, message: str, hint: str | None) -> Diagnostic:
-    return Diagnostic(code=code, severity="error", message=message, span=span, hint=hint)
+    place = span or Span("project", 1)
+    return Diagnostic(code=code, severity="error", message=message, span=place, hint=hint)
+
+
+def _shown(diagnostic: Diagnostic, files: Mapping[str, str]) -> Diagnostic:
+    """The diagnostic with the lines of its file."""
+    lines = files.get(diagnostic.span.path, "").splitlines()
+    last = diagnostic.span.line
+    return structs.replace(diagnostic, excerpt=tuple(lines[max(0, last - 3) : last]))
 
 
 def _names_with_errors(diagnostics: tuple[Diagnostic, ...]) -> dict[str, str]:
     """Resources whose files have errors, by name, with the first problem of each as one line."""
     found: dict[str, str] = {}
     for d in diagnostics:
-        if d.severity == "error" and d.span is not None:
+        if d.severity == "error":
             name = PurePath(d.span.path).stem
             found.setdefault(name, f"{d.span.path}:{d.span.line}:{d.span.column}: {d.message}")
     return found
