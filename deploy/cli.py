@@ -16,7 +16,6 @@ from typing import Any
 
 import click
 import msgspec
-from shared.datafile.project import load_project
 
 from deploy import testing
 from deploy.dev import DevOptions, start_dev
@@ -27,6 +26,7 @@ from deploy.throwaway import throwaway
 from deploy.welcome import welcome
 from shared.clickhouse.contract import ClickHouse
 from shared.datafile.diagnostics import Diagnostic
+from shared.datafile.project import load_project
 from shared.errors import AppError, ConfigError, DatafileError
 from shared.logs import configure_logging
 from shared.settings import Settings, load_settings
@@ -85,7 +85,7 @@ def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any)
     """Run projects on this machine: engine, log, ingestion and endpoints in one process."""
     settings = load_settings(os.environ, flags)
     _require_safe_address(settings)
-    configure_logging(settings.log_format, settings.log_level)
+    configure_logging(form=settings.log_format, level=settings.log_level)
 
     async def serve(service: Service) -> None:
         first = True
@@ -139,7 +139,7 @@ def report(diagnostics: Iterable[Diagnostic]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print problems as JSON lines.")
 def check(folders: tuple[Path, ...], as_json: bool) -> None:
     """Check projects offline, with ClickHouse's own types."""
-    configure_logging("console", "error")
+    configure_logging(form="console", level="error")
     released = asyncio.run(_check(folders))
     if as_json:
         for diagnostic in released.diagnostics:
@@ -163,7 +163,7 @@ async def _check(folders: Sequence[Path]) -> Released:
 @click.option("--verbose", "-v", is_flag=True, help="Print passed cases too.")
 def test(folders: tuple[Path, ...], verbose: bool) -> None:
     """Run the cases of tests/ against the fixtures, in an engine that is thrown away."""
-    configure_logging("console", "error")
+    configure_logging(form="console", level="error")
     outcomes = asyncio.run(_test(folders))
     for outcome in outcomes:
         place = f"{outcome.case.path}: {outcome.case.name}"

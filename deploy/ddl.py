@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from ingest.quarantine import STREAM_COLUMN, QuarantineTable
 from shared.clickhouse.sql import literal, quote_identifier, quote_table
 from shared.model.identity import DEDUPLICATION_WINDOW, IDENTITY_COLUMNS, carries_identity
-from shared.model.resources import Column, Datasource, EngineSpec
+from shared.model.resources import Column, Datasource, EngineSpec, Index
 from shared.model.types import TypeSyntaxError, parse_type
 
 QUARANTINE_TTL_DAYS = 30
@@ -69,10 +69,8 @@ def create_table(database: str, datasource: Datasource) -> str:
             f"INDEX {quote_identifier(name + '_range')} {name} TYPE minmax GRANULARITY 1"
             for name in ("__partition", "__offset")
         ]
-    columns += [
-        f"INDEX {quote_identifier(i.name)} {i.expression} TYPE {i.type} GRANULARITY {i.granularity}"
-        for i in datasource.indexes
-    ]
+    if datasource.engine.name != "Null":
+        columns += [_index(index) for index in datasource.indexes]
     definition = Definition(datasource=without_spans(datasource))
     return _statement(
         f"CREATE TABLE IF NOT EXISTS {quote_table(database, datasource.name)}",
@@ -80,6 +78,11 @@ def create_table(database: str, datasource: Datasource) -> str:
         engine_clause(datasource),
         f"COMMENT {literal(comment(definition))}",
     )
+
+
+def _index(index: Index) -> str:
+    name = quote_identifier(index.name)
+    return f"INDEX {name} {index.expression} TYPE {index.type} GRANULARITY {index.granularity}"
 
 
 def create_quarantine(database: str, datasource: Datasource) -> str:
@@ -121,7 +124,7 @@ def engine_clause(datasource: Datasource) -> str:
     parts = [f"ENGINE = {engine.name}{_engine_arguments(engine)}"]
     if engine.partition_key:
         parts.append(f"PARTITION BY ({engine.partition_key})")
-    parts.append(f"ORDER BY ({engine.sorting_key or default_sorting_key(datasource.columns)})")
+    parts.append(f"ORDER BY ({engine.sorting_key or default_sorting_key(datasource)})")
     if engine.primary_key:
         parts.append(f"PRIMARY KEY ({engine.primary_key})")
     if engine.sampling_key:
@@ -152,13 +155,20 @@ def _engine_arguments(engine: EngineSpec) -> str:
     return f"({arguments})" if arguments else ""
 
 
-def default_sorting_key(columns: Iterable[Column]) -> str:
+def default_sorting_key(datasource: Datasource) -> str:
     """The key of a table whose file names none: a time, a number, a string, in that order.
 
-    The first column of each kind that may stand in a key; ``tuple()`` where there is none.
+    The first column of each kind that may stand in a key; ``tuple()`` where there is none. Columns
+    that the engine itself works with (sign, version, those it sums) are left out: in the key they
+    would keep rows apart that belong together.
     """
+    engine = datasource.engine
+    taken = {engine.ver, engine.is_deleted, engine.sign, engine.version}
+    taken |= {name.strip(" `") for name in (engine.columns or "").split(",")}
     kinds: dict[str, str] = {}
-    for column in columns:
+    for column in datasource.columns:
+        if column.name in taken:
+            continue
         try:
             type_ = parse_type(column.type)
         except TypeSyntaxError:
@@ -179,11 +189,14 @@ def _key_kind(name: str) -> str | None:
 
 
 def create_view(database: str, view: ViewDefinition) -> str:
-    """A materialized view that writes to the table of its data source."""
+    """A materialized view that writes to the table of its data source.
+
+    The comment stands on a line of its own: the SELECT may end in a line comment.
+    """
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {quote_table(database, view.name)}"
         f" TO {quote_table(database, view.target)} AS {view.select}"
-        f" COMMENT {literal(comment(Definition(view=view)))}"
+        f"\nCOMMENT {literal(comment(Definition(view=view)))}"
     )
 
 
@@ -201,12 +214,33 @@ def add_column(database: str, table: str, column: Column) -> str:
 
 
 def modify_default(database: str, table: str, column: Column) -> str:
-    """Change a column's default for rows to come."""
+    """Set or remove a column's default; removing one that is not there is an error.
+
+    It holds for rows to come, and for rows that are older than the column until they are merged.
+    """
     name = quote_identifier(column.name)
     change = f"MODIFY COLUMN {name} REMOVE DEFAULT"
     if column.default is not None:
         change = f"MODIFY COLUMN {name} {column.type} DEFAULT {column.default}"
     return f"ALTER TABLE {quote_table(database, table)} {change}"
+
+
+def modify_codec(database: str, table: str, column: Column) -> str:
+    """Change how a column is compressed, in parts to come."""
+    change = f"MODIFY COLUMN {quote_identifier(column.name)} CODEC({column.codec or 'Default'})"
+    return f"ALTER TABLE {quote_table(database, table)} {change}"
+
+
+def modify_column(database: str, table: str, column: Column) -> str:
+    """Make an existing column what it would be if it were added now, but for a lacking default."""
+    definition = column_definition(structs.replace(column, codec=column.codec or "Default"))
+    return f"ALTER TABLE {quote_table(database, table)} MODIFY COLUMN {definition}"
+
+
+def modify_ttl(database: str, datasource: Datasource) -> str:
+    """Change how long rows are kept; rows that are now too old go away soon."""
+    table = quote_table(database, datasource.name)
+    return f"ALTER TABLE {table} MODIFY TTL {datasource.engine.ttl}"
 
 
 def modify_comment(database: str, datasource: Datasource) -> str:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
 from msgspec import Struct
-from shared.datafile.project import LoadedProject, load_project
 
 from deploy.fixtures import find_fixtures
 from deploy.release import Released, Releaser
@@ -39,10 +38,11 @@ from shared.auth.tokens import AdminTokenStore, load_or_create_admin_token
 from shared.clickhouse.contract import Limits
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clock import Clock, Deadline, SystemClock
+from shared.datafile.project import LoadedProject, load_project
 from shared.errors import AppError
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
-from shared.supervise import Service
+from shared.supervise import Close, Service
 from shared.web.app import create_app
 from shared.web.health import health_routes, metrics_route
 from shared.web.server import listen, serve_http
@@ -228,14 +228,14 @@ def query_limits(settings: Settings) -> Limits:
     )
 
 
-def _closing(close: Callable[[], None]) -> Callable[[Deadline], object]:
+def _closing(close: Callable[[], None]) -> Close:
     async def run(deadline: Deadline) -> None:
         close()
 
     return run
 
 
-def _awaiting(close: Callable[[], object]) -> Callable[[Deadline], object]:
+def _awaiting(close: Callable[[], Awaitable[None]]) -> Close:
     async def run(deadline: Deadline) -> None:
         await close()
 

@@ -63,15 +63,15 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
         if live is None and name in state.tables:
             refusals.append(_foreign(name))
             continue
-        if name + QUARANTINE_SUFFIX not in state.tables:
-            steps.append(_create_quarantine(database, datasource))
         if live is None:
+            steps += _quarantine(state, database, datasource)
             steps.append(_create(database, datasource))
             continue
-        columns = state.columns.get(name, frozenset())
-        changes, refused = _change(database, live, datasource, columns)
-        steps += changes
+        refused = _refuse(live, datasource)
         refusals += refused
+        if not refused:
+            steps += _quarantine(state, database, datasource)
+            steps += _change(state, database, live, datasource)
     kept = tuple(sorted(set(state.datasources) - set(datasources)))
     return Plan(steps=tuple(steps), refusals=tuple(refusals), kept=kept)
 
@@ -132,21 +132,74 @@ def _create(database: str, datasource: Datasource) -> Step:
     )
 
 
-def _create_quarantine(database: str, datasource: Datasource) -> Step:
-    return Step(
-        resource=datasource.name,
-        summary=f"create table {datasource.name}{QUARANTINE_SUFFIX}",
-        sql=ddl.create_quarantine(database, datasource),
-    )
+def _quarantine(state: State, database: str, datasource: Datasource) -> list[Step]:
+    """The steps after which the quarantine table has room for every column."""
+    name, table = datasource.name, datasource.name + QUARANTINE_SUFFIX
+    if table not in state.tables:
+        sql = ddl.create_quarantine(database, datasource)
+        return [Step(resource=name, summary=f"create table {table}", sql=sql)]
+    existing = state.columns.get(table, frozenset())
+    return [
+        _step(
+            name,
+            f"add column {table}.{c.name}",
+            ddl.add_column(database, table, Column(name=c.name, type="Nullable(String)")),
+        )
+        for c in datasource.columns
+        if c.name not in existing
+    ]
 
 
-def _change(
-    database: str, live: Datasource, wanted: Datasource, existing: frozenset[str]
-) -> tuple[list[Step], list[Refusal]]:
-    """The steps that change one data source, or the reasons why it cannot be changed."""
+def _change(state: State, database: str, live: Datasource, wanted: Datasource) -> list[Step]:
+    """The steps that change the table of one data source; its definition is recorded last."""
     wanted = ddl.without_spans(wanted)
     if live == wanted:
-        return [], []
+        return []
+    name = wanted.name
+    before = {c.name: c for c in live.columns}
+    existing = state.columns.get(name, frozenset())
+    steps: list[Step] = []
+    for column in wanted.columns:
+        known = before.get(column.name)
+        if known is not None:
+            steps += _change_column(database, name, known, column)
+        elif column.name not in existing:
+            sql = ddl.add_column(database, name, column)
+            steps.append(_step(name, f"add column {name}.{column.name}", sql))
+        else:
+            # A stop came between adding and recording it, and the file may have changed since.
+            sql = ddl.modify_column(database, name, column)
+            steps.append(_step(name, f"complete column {name}.{column.name}", sql))
+    steps += _remove_defaults(state, database, live, wanted)
+    if live.engine.ttl != wanted.engine.ttl and wanted.engine.name != "Null":
+        steps.append(_step(name, f"change TTL of {name}", ddl.modify_ttl(database, wanted)))
+    steps.append(_step(name, f"record definition of {name}", ddl.modify_comment(database, wanted)))
+    return steps
+
+
+def _change_column(database: str, table: str, live: Column, wanted: Column) -> Iterable[Step]:
+    if wanted.default != live.default and wanted.default is not None:
+        sql = ddl.modify_default(database, table, wanted)
+        yield _step(table, f"change default of {table}.{wanted.name}", sql)
+    if wanted.codec != live.codec:
+        sql = ddl.modify_codec(database, table, wanted)
+        yield _step(table, f"change codec of {table}.{wanted.name}", sql)
+
+
+def _remove_defaults(
+    state: State, database: str, live: Datasource, wanted: Datasource
+) -> Iterable[Step]:
+    """Defaults that are to go and really are there: what is gone cannot be removed again."""
+    plain = {c.name for c in live.columns if c.default is None}
+    there = state.defaulted.get(wanted.name, frozenset())
+    for column in wanted.columns:
+        if column.default is None and column.name in there - plain:
+            sql = ddl.modify_default(database, wanted.name, column)
+            yield _step(wanted.name, f"remove default of {wanted.name}.{column.name}", sql)
+
+
+def _refuse(live: Datasource, wanted: Datasource) -> list[Refusal]:
+    """Every reason why one data source cannot be changed."""
     refusals = [
         *_refuse_columns(live, wanted),
         *_refuse_engine(live.name, live.engine, wanted.engine),
@@ -159,36 +212,11 @@ def _change(
                 hint="Indexes are made with the table; keep them, or use a new data source.",
             )
         )
-    if refusals:
-        return [], refusals
-    name = wanted.name
-    before = {c.name: c for c in live.columns}
-    steps = [
-        _step(name, f"add column {name}.{c.name}", ddl.add_column(database, name, c))
-        for c in wanted.columns
-        if c.name not in before and c.name not in existing
-    ]
-    steps += [_quarantine_column(database, name, c) for c in wanted.columns if c.name not in before]
-    steps += [
-        _step(name, f"change default of {name}.{c.name}", ddl.modify_default(database, name, c))
-        for c in wanted.columns
-        if c.name in before and c.default != before[c.name].default
-    ]
-    if live.engine.ttl != wanted.engine.ttl and wanted.engine.ttl:
-        sql = f"ALTER TABLE {ddl.quote_table(database, name)} MODIFY TTL {wanted.engine.ttl}"
-        steps.append(_step(name, f"change TTL of {name}", sql))
-    steps.append(_step(name, f"record definition of {name}", ddl.modify_comment(database, wanted)))
-    return steps, []
+    return refusals
 
 
 def _step(datasource: str, summary: str, sql: str) -> Step:
     return Step(resource=datasource, summary=summary, sql=sql, disturbs=(datasource,))
-
-
-def _quarantine_column(database: str, name: str, column: Column) -> Step:
-    text = Column(name=column.name, type="Nullable(String)")
-    table = name + QUARANTINE_SUFFIX
-    return _step(name, f"add column {table}.{column.name}", ddl.add_column(database, table, text))
 
 
 def _refuse_columns(live: Datasource, wanted: Datasource) -> Iterable[Refusal]:

@@ -30,6 +30,7 @@ from ingest.landing import REFUSED_MESSAGE, Landing, refusals, without
 from ingest.observe import PipelineObserver
 from ingest.progress import Progress
 from ingest.source.contract import Assignment, Source
+from shared.clickhouse.contract import Run
 from shared.clickhouse.failures import (
     InsertFailureError,
     InsertRefusedError,
@@ -438,7 +439,7 @@ class _Partition:
         self._reasons |= guilty
         if not guilty:
             self._alarm("no_guilty_row_found", first=action.first, next=action.next)
-        return delivery.Found(tuple(delivery.Run(offset, 1) for offset in sorted(guilty)))
+        return delivery.Found(tuple(Run(offset, 1) for offset in sorted(guilty)))
 
     async def _quarantine(self, action: delivery.Quarantine) -> Event:
         assert self._current is not None

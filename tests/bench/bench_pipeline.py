@@ -76,7 +76,7 @@ async def _pipeline(
 
 def _bare(folder: Path, datasource: Datasource, values: list[bytes], rows: int) -> Spent:
     """Wall and CPU seconds of bare inserts through a connection of their own."""
-    connection = chdb.connect(str(folder))
+    connection = chdb.connect(str(folder))  # type: ignore[no-untyped-call]
     columns = ", ".join(f"{n} {t}" for n, t in Decoder(datasource).columns)
     names = ", ".join(n for n, _ in Decoder(datasource).columns)
     connection.query(

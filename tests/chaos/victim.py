@@ -18,7 +18,8 @@ from shared.supervise import Service, run_service
 
 def main() -> int:
     data, project = Path(sys.argv[1]), Path(sys.argv[2])
-    action, moment, left = (*sys.argv[3:5], int(sys.argv[5])) if len(sys.argv) > 3 else ("", "", 0)
+    action, moment, count = sys.argv[3:6] if len(sys.argv) > 3 else ("", "", "0")
+    left = int(count)
 
     def on_step(partition: Partition, at: str, when: str) -> None:
         nonlocal left
