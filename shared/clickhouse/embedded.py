@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from shared.clickhouse.allowlist import Analysis
 from shared.clickhouse.contract import (
     Capabilities,
     Insert,
@@ -30,6 +31,7 @@ from shared.clickhouse.failures import insert_error, parse_failure, query_error
 from shared.clickhouse.folder import claim_folder, release_folder
 from shared.clickhouse.insert import insert_sql
 from shared.clickhouse.lanes import Lanes, open_lanes
+from shared.clickhouse.parser import Parser
 from shared.clickhouse.rowfile import offsets_row_binary, row_file
 from shared.clickhouse.session import Call, EngineError, Lane, Session, kill
 from shared.clickhouse.statement import (
@@ -63,6 +65,7 @@ class EmbeddedClickHouse:
         self._boot_id = uuid.uuid4().hex
         self._running: set[Call] = set()
         self._closed = False
+        self._parser = Parser(self.fetch)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._running)} running"
@@ -133,6 +136,10 @@ class EmbeddedClickHouse:
             future.add_done_callback(lambda _: timer.cancel())
         await stream.start()
         return stream
+
+    async def parse(self, sql: str) -> Analysis:
+        """What a statement is and does; see ``Parser.parse``. Remembered by text."""
+        return await self._parser.parse(sql)
 
     async def ping(self) -> None:
         """See ``ClickHouse``."""

@@ -205,7 +205,7 @@ _VERSION = re.compile(r"\s*\(version [^()]*(?:\([^()]*\))?[^()]*\)")
 _VIEW = re.compile(r"while pushing to view (\S+?)(?=[\s.:,(]*(?:[\s,:(]|\Z))", re.IGNORECASE)
 _STACK = re.compile(r"\.?\s*Stack trace:.*", re.DOTALL)
 _NOISE = re.compile(
-    r"\s*(?:: )?(?:In scope .*|while executing .*|While executing .*|"
+    r"\s*(?:: )?(?:In scope .*?(?:\.(?= Maybe you meant)|\Z)|while executing .*|While executing .*|"
     r"\(?in file/uri /(?:proc|dev)/\S+|"
     r"\. ?Expected one of: .*|Large number of partitions is .*)",
     re.DOTALL,
