@@ -7,6 +7,7 @@ decoder of its data source.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
@@ -21,6 +22,8 @@ from shared.model.types import ColumnType, parse_type
 Draw = Callable[[random.Random, datetime], object]
 
 _SPREAD = timedelta(hours=24)
+_INTEGER = re.compile(r"U?Int[0-9]+\Z")
+_MOST_DIGITS = 3
 _CHOICES: dict[str, Sequence[str]] = {
     "event_type": ("page_view", "page_view", "page_view", "click", "click", "scroll", "purchase"),
     "message_type": ("text", "text", "text", "image", "video", "audio", "file"),
@@ -58,6 +61,8 @@ def sample_rows(
     """
     source = random.Random(seed)
     draws = [(_keys(c), _draw(datasource, c)) for c in datasource.columns if c.jsonpath]
+    # What stands further in is put into what was drawn for the outside, never the other way round.
+    draws.sort(key=lambda drawn: len(drawn[0]))
     for _ in range(rows):
         row: object = {}
         for keys, draw in draws:
@@ -73,12 +78,17 @@ def _keys(column: Column) -> tuple[str, ...]:
 
 
 def _put(row: object, keys: tuple[str, ...], value: object) -> object:
+    """The row with a value at its place.
+
+    Columns that share an array agree on the shorter length. A column that is the whole document
+    takes what the others are made of, so only an object adds to it.
+    """
     if not keys:
-        return value
+        return value if row is None or isinstance(value, dict) else row
     if keys[0] == "[]":
         items = value if isinstance(value, list) else [value]
-        before = row if isinstance(row, list) and len(row) == len(items) else [None] * len(items)
-        return [_put(old, keys[1:], item) for old, item in zip(before, items, strict=True)]
+        before = row if isinstance(row, list) else [None] * len(items)
+        return [_put(old, keys[1:], item) for old, item in zip(before, items, strict=False)]
     row = row if isinstance(row, dict) else {}
     row[keys[0]] = _put(row.get(keys[0]), keys[1:], value)
     return row
@@ -108,24 +118,42 @@ def _by_type(datasource: Datasource, column: Column, type_: ColumnType) -> Draw:
         item = _by_type(datasource, column, plain.types[0])
         return lambda source, until: [item(source, until) for _ in range(source.randrange(3))]
     if name == "Map":
-        value = _by_type(datasource, column, plain.types[1])
-        return lambda source, until: {f"key{n}": value(source, until) for n in range(2)}
+        return _map(*(_by_type(datasource, column, t) for t in plain.types))
+    if name == "Tuple":
+        parts = [_by_type(datasource, column, t) for t in plain.types]
+        return lambda source, until: [part(source, until) for part in parts]
     if name.startswith("Enum"):
-        member = next(iter(plain.members))
-        return lambda source, until: member
+        members = list(plain.members)
+        return lambda source, until: source.choice(members)
     if name == "FixedString":
         length = int(plain.constants[0])
         return lambda source, until: "".join(source.choices("abcdef0123456789", k=length))
     if name.startswith("Decimal"):
-        return lambda source, until: source.randrange(10)
+        precision, scale = (int(c) for c in plain.constants)
+        return _decimal(min(precision - scale, _MOST_DIGITS), min(scale, 2))
     if name in _SIMPLE:
         return _SIMPLE[name]
-    if name.startswith(("Int", "UInt")):
+    if _INTEGER.match(name):
         return lambda source, until: source.randrange(100)
     raise BadRequestError(
         f"Cannot make up values for {datasource.name}.{column.name} of type {column.type}.",
         hint="Write these events yourself.",
     )
+
+
+def _map(key: Draw, value: Draw) -> Draw:
+    def draw(source: random.Random, until: datetime) -> object:
+        keys = [key(source, until) for _ in range(2)]
+        # A key of JSON is text, and Python spells booleans differently.
+        names = [str(k).lower() if isinstance(k, bool) else str(k) for k in keys]
+        return {name: value(source, until) for name in names}
+
+    return draw
+
+
+def _decimal(whole_digits: int, places: int) -> Draw:
+    most = 10 ** (whole_digits + places)
+    return lambda source, until: source.randrange(most) / 10**places
 
 
 def _time(source: random.Random, until: datetime) -> datetime:
@@ -135,12 +163,15 @@ def _time(source: random.Random, until: datetime) -> datetime:
 _SIMPLE: dict[str, Draw] = {
     "String": lambda source, until: f"value_{source.randrange(100)}",
     "Bool": lambda source, until: source.random() < 0.5,
+    "BFloat16": lambda source, until: float(source.randrange(100)),
     "Float32": lambda source, until: round(source.uniform(0, 100), 2),
     "Float64": lambda source, until: round(source.uniform(0, 100), 2),
     "Date": lambda source, until: f"{_time(source, until):%Y-%m-%d}",
     "Date32": lambda source, until: f"{_time(source, until):%Y-%m-%d}",
     "DateTime": lambda source, until: f"{_time(source, until):%Y-%m-%d %H:%M:%S}",
     "DateTime64": lambda source, until: f"{_time(source, until):%Y-%m-%d %H:%M:%S.%f}"[:-3],
+    "Time": lambda source, until: f"{_time(source, until):%H:%M:%S}",
+    "Time64": lambda source, until: f"{_time(source, until):%H:%M:%S}",
     "UUID": lambda source, until: str(UUID(int=source.getrandbits(128), version=4)),
     "IPv4": lambda source, until: str(IPv4Address(source.getrandbits(32))),
     "IPv6": lambda source, until: str(IPv6Address(source.getrandbits(128))),
