@@ -69,9 +69,9 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
             continue
         refused = _refuse(live, datasource)
         refusals += refused
-        if not refused:
-            steps += _quarantine(state, database, datasource)
-            steps += _change(state, database, live, datasource)
+        wanted = live if refused else datasource
+        steps += _quarantine(state, database, wanted)
+        steps += _change(state, database, live, wanted)
     kept = tuple(sorted(set(state.datasources) - set(datasources)))
     return Plan(steps=tuple(steps), refusals=tuple(refusals), kept=kept)
 
@@ -153,7 +153,8 @@ def _quarantine(state: State, database: str, datasource: Datasource) -> list[Ste
 def _change(state: State, database: str, live: Datasource, wanted: Datasource) -> list[Step]:
     """The steps that change the table of one data source; its definition is recorded last."""
     wanted = ddl.without_spans(wanted)
-    if live == wanted:
+    undefaulted = list(_remove_defaults(state, database, wanted))
+    if live == wanted and not undefaulted:
         return []
     name = wanted.name
     before = {c.name: c for c in live.columns}
@@ -170,7 +171,7 @@ def _change(state: State, database: str, live: Datasource, wanted: Datasource) -
             # A stop came between adding and recording it, and the file may have changed since.
             sql = ddl.modify_column(database, name, column)
             steps.append(_step(name, f"complete column {name}.{column.name}", sql))
-    steps += _remove_defaults(state, database, live, wanted)
+    steps += undefaulted
     if live.engine.ttl != wanted.engine.ttl and wanted.engine.name != "Null":
         steps.append(_step(name, f"change TTL of {name}", ddl.modify_ttl(database, wanted)))
     steps.append(_step(name, f"record definition of {name}", ddl.modify_comment(database, wanted)))
@@ -186,14 +187,11 @@ def _change_column(database: str, table: str, live: Column, wanted: Column) -> I
         yield _step(table, f"change codec of {table}.{wanted.name}", sql)
 
 
-def _remove_defaults(
-    state: State, database: str, live: Datasource, wanted: Datasource
-) -> Iterable[Step]:
+def _remove_defaults(state: State, database: str, wanted: Datasource) -> Iterable[Step]:
     """Defaults that are to go and really are there: what is gone cannot be removed again."""
-    plain = {c.name for c in live.columns if c.default is None}
     there = state.defaulted.get(wanted.name, frozenset())
     for column in wanted.columns:
-        if column.default is None and column.name in there - plain:
+        if column.default is None and column.name in there:
             sql = ddl.modify_default(database, wanted.name, column)
             yield _step(wanted.name, f"remove default of {wanted.name}.{column.name}", sql)
 
