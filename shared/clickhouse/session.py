@@ -53,6 +53,7 @@ class Call:
     def __init__(self) -> None:
         self.marker = f"ph:{next(self._numbers)}"
         self.done = threading.Event()
+        self.started = False
         self.cancelled = False
         self.timed_out = False
 
@@ -204,6 +205,8 @@ class Lane:
 
     def _run(self, call: Call, work: Callable[[Session], T]) -> T:
         try:
+            # In this order: whoever cancels a call that has not started need not kill it.
+            call.started = True
             if call.cancelled:
                 raise EngineError("Code: 394. DB::Exception: Query was cancelled.")
             return work(self._session())
@@ -232,12 +235,13 @@ class Lane:
 
 
 def kill(session: Session, call: Call) -> None:
-    """End a call's statement; returns when its thread is free, or after ten seconds without.
+    """End the statement of a cancelled call.
 
-    Repeated, because the statement may not have reached the engine yet.
+    Returns when its thread is free, or after ten seconds without. Repeated, because the statement
+    may not have reached the engine yet.
     """
     for pause_s in _KILL_PAUSES_S:
-        if call.done.is_set():
+        if call.done.is_set() or not call.started:
             return
         session.query(
             "KILL QUERY WHERE endsWith(query, {comment:String})"
