@@ -205,45 +205,41 @@ def drop_view(database: str, name: str) -> str:
     return f"DROP VIEW IF EXISTS {quote_table(database, name)}"
 
 
-def add_column(database: str, table: str, column: Column) -> str:
-    """Add a column; rows that are there already get its default."""
-    return (
-        f"ALTER TABLE {quote_table(database, table)}"
-        f" ADD COLUMN IF NOT EXISTS {column_definition(column)}"
-    )
+def alter_table(database: str, table: str, changes: Iterable[str]) -> str:
+    """Several changes as one statement: the engine makes all of them or none.
+
+    A change of the TTL must be the last one, because a TTL itself may contain commas.
+    """
+    return f"ALTER TABLE {quote_table(database, table)} {', '.join(changes)}"
 
 
-def modify_default(database: str, table: str, column: Column) -> str:
-    """Set or remove a column's default; removing one that is not there is an error.
+def add_column(column: Column) -> str:
+    """A change that adds a column; rows that are there already get its default."""
+    return f"ADD COLUMN IF NOT EXISTS {column_definition(column)}"
+
+
+def modify_default(column: Column) -> str:
+    """A change that sets a column's default, or removes one that is there.
 
     It holds for rows to come, and for rows that are older than the column until they are merged.
     """
     name = quote_identifier(column.name)
-    change = f"MODIFY COLUMN {name} REMOVE DEFAULT"
-    if column.default is not None:
-        change = f"MODIFY COLUMN {name} {column.type} DEFAULT {column.default}"
-    return f"ALTER TABLE {quote_table(database, table)} {change}"
+    if column.default is None:
+        return f"MODIFY COLUMN {name} REMOVE DEFAULT"
+    return f"MODIFY COLUMN {name} {column.type} DEFAULT {column.default}"
 
 
-def modify_codec(database: str, table: str, column: Column) -> str:
-    """Change how a column is compressed, in parts to come."""
-    change = f"MODIFY COLUMN {quote_identifier(column.name)} CODEC({column.codec or 'Default'})"
-    return f"ALTER TABLE {quote_table(database, table)} {change}"
+def modify_codec(column: Column) -> str:
+    """A change of how a column is compressed, in parts to come."""
+    return f"MODIFY COLUMN {quote_identifier(column.name)} CODEC({column.codec or 'Default'})"
 
 
-def modify_column(database: str, table: str, column: Column) -> str:
-    """Make an existing column what it would be if it were added now, but for a lacking default."""
-    definition = column_definition(structs.replace(column, codec=column.codec or "Default"))
-    return f"ALTER TABLE {quote_table(database, table)} MODIFY COLUMN {definition}"
+def modify_ttl(engine: EngineSpec) -> str:
+    """A change of how long rows are kept, or the removal of a TTL that is there."""
+    return f"MODIFY TTL {engine.ttl}" if engine.ttl else "REMOVE TTL"
 
 
-def modify_ttl(database: str, datasource: Datasource) -> str:
-    """Change how long rows are kept; rows that are now too old go away soon."""
-    table = quote_table(database, datasource.name)
-    return f"ALTER TABLE {table} MODIFY TTL {datasource.engine.ttl}"
-
-
-def modify_comment(database: str, datasource: Datasource) -> str:
-    """Write down a new definition; the last statement of every change of a table."""
+def modify_comment(datasource: Datasource) -> str:
+    """A change that writes down a new definition; a part of every change of a table."""
     text = comment(Definition(datasource=without_spans(datasource)))
-    return f"ALTER TABLE {quote_table(database, datasource.name)} MODIFY COMMENT {literal(text)}"
+    return f"MODIFY COMMENT {literal(text)}"

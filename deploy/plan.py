@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from deploy import ddl
 from deploy.ddl import ViewDefinition
@@ -71,7 +71,7 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
         refusals += refused
         wanted = live if refused else datasource
         steps += _quarantine(state, database, wanted)
-        steps += _change(state, database, live, wanted)
+        steps += _change(database, live, wanted)
     kept = tuple(sorted(set(state.datasources) - set(datasources)))
     return Plan(steps=tuple(steps), refusals=tuple(refusals), kept=kept)
 
@@ -139,61 +139,57 @@ def _quarantine(state: State, database: str, datasource: Datasource) -> list[Ste
         sql = ddl.create_quarantine(database, datasource)
         return [Step(resource=name, summary=f"create table {table}", sql=sql)]
     existing = state.columns.get(table, frozenset())
+    missing = [c.name for c in datasource.columns if c.name not in existing]
+    if not missing:
+        return []
+    changes = [ddl.add_column(Column(name=n, type="Nullable(String)")) for n in missing]
     return [
-        _step(
-            name,
-            f"add column {table}.{c.name}",
-            ddl.add_column(database, table, Column(name=c.name, type="Nullable(String)")),
+        Step(
+            resource=name,
+            summary=f"alter table {table}: {', '.join(f'add column {n}' for n in missing)}",
+            sql=ddl.alter_table(database, table, changes),
+            disturbs=(name,),
         )
-        for c in datasource.columns
-        if c.name not in existing
     ]
 
 
-def _change(state: State, database: str, live: Datasource, wanted: Datasource) -> list[Step]:
-    """The steps that change the table of one data source; its definition is recorded last."""
+def _change(database: str, live: Datasource, wanted: Datasource) -> list[Step]:
+    """The step that changes the table of one data source and records its definition.
+
+    One statement for all of it: a stop in between would leave a table that fits neither the old
+    definition nor the new one.
+    """
     wanted = ddl.without_spans(wanted)
-    undefaulted = list(_remove_defaults(state, database, wanted))
-    if live == wanted and not undefaulted:
+    if live == wanted:
         return []
     name = wanted.name
     before = {c.name: c for c in live.columns}
-    existing = state.columns.get(name, frozenset())
-    steps: list[Step] = []
+    changes: list[tuple[str, str]] = []
     for column in wanted.columns:
-        known = before.get(column.name)
-        if known is not None:
-            steps += _change_column(database, name, known, column)
-        elif column.name not in existing:
-            sql = ddl.add_column(database, name, column)
-            steps.append(_step(name, f"add column {name}.{column.name}", sql))
-        else:
-            # A stop came between adding and recording it, and the file may have changed since.
-            sql = ddl.modify_column(database, name, column)
-            steps.append(_step(name, f"complete column {name}.{column.name}", sql))
-    steps += undefaulted
+        changes += _change_column(before.get(column.name), column)
+    changes.append(("", ddl.modify_comment(wanted)))
     if live.engine.ttl != wanted.engine.ttl and wanted.engine.name != "Null":
-        steps.append(_step(name, f"change TTL of {name}", ddl.modify_ttl(database, wanted)))
-    steps.append(_step(name, f"record definition of {name}", ddl.modify_comment(database, wanted)))
-    return steps
+        changes.append(("change TTL", ddl.modify_ttl(wanted.engine)))
+    told = ", ".join(words for words, _ in changes if words) or "record definition"
+    return [
+        Step(
+            resource=name,
+            summary=f"alter table {name}: {told}",
+            sql=ddl.alter_table(database, name, (sql for _, sql in changes)),
+            disturbs=(name,),
+        )
+    ]
 
 
-def _change_column(database: str, table: str, live: Column, wanted: Column) -> Iterable[Step]:
-    if wanted.default != live.default and wanted.default is not None:
-        sql = ddl.modify_default(database, table, wanted)
-        yield _step(table, f"change default of {table}.{wanted.name}", sql)
+def _change_column(live: Column | None, wanted: Column) -> Iterable[tuple[str, str]]:
+    """What changes, in words and as SQL."""
+    if live is None:
+        yield f"add column {wanted.name}", ddl.add_column(wanted)
+        return
+    if wanted.default != live.default:
+        yield f"change default of {wanted.name}", ddl.modify_default(wanted)
     if wanted.codec != live.codec:
-        sql = ddl.modify_codec(database, table, wanted)
-        yield _step(table, f"change codec of {table}.{wanted.name}", sql)
-
-
-def _remove_defaults(state: State, database: str, wanted: Datasource) -> Iterable[Step]:
-    """Defaults that are to go and really are there: what is gone cannot be removed again."""
-    there = state.defaulted.get(wanted.name, frozenset())
-    for column in wanted.columns:
-        if column.default is None and column.name in there:
-            sql = ddl.modify_default(database, wanted.name, column)
-            yield _step(wanted.name, f"remove default of {wanted.name}.{column.name}", sql)
+        yield f"change codec of {wanted.name}", ddl.modify_codec(wanted)
 
 
 def _refuse(live: Datasource, wanted: Datasource) -> list[Refusal]:
@@ -237,14 +233,12 @@ def _refuse_columns(live: Datasource, wanted: Datasource) -> Iterable[Refusal]:
 
 
 def _refuse_engine(name: str, live: EngineSpec, wanted: EngineSpec) -> Iterable[Refusal]:
-    removes_ttl = live.ttl is not None and wanted.ttl is None
-    same_ttl = structs.replace(wanted, ttl=live.ttl)
-    if same_ttl != live or removes_ttl:
-        changed = [
-            f"ENGINE_{key.upper()}" if key != "name" else "ENGINE"
-            for key in EngineSpec.__struct_fields__
-            if getattr(live, key) != getattr(wanted, key)
-        ]
+    changed = [
+        f"ENGINE_{key.upper()}" if key != "name" else "ENGINE"
+        for key in EngineSpec.__struct_fields__
+        if key != "ttl" and getattr(live, key) != getattr(wanted, key)
+    ]
+    if changed:
         yield Refusal(
             resource=name,
             reason=f"{', '.join(changed)} changed, which would rewrite the whole table",

@@ -16,32 +16,28 @@ class State(Struct, frozen=True, kw_only=True):
     """The live state: data sources and views by name.
 
     ``tables`` are all tables of the database, also those that are not ours. ``columns`` are the
-    columns each table really has and ``defaulted`` those of them with a default, for steps that a
-    stop has cut short.
+    columns each table really has, for tables without a comment.
     """
 
     datasources: Mapping[str, Datasource] = field(default_factory=dict)
     views: Mapping[str, ViewDefinition] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
     columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    defaulted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 class _Row(Struct):
     name: str
     comment: str
     columns: list[str]
-    defaulted: list[str]
 
 
 async def read_state(clickhouse: ClickHouse) -> State:
     """Ask the engine what is deployed in its current database."""
     result = await clickhouse.fetch(
         Statement(
-            sql="SELECT t.name AS name, t.comment AS comment, c.columns AS columns,"
-            " c.defaulted AS defaulted FROM system.tables AS t LEFT JOIN"
-            " (SELECT table, groupArray(name) AS columns,"
-            " groupArrayIf(name, default_kind = 'DEFAULT') AS defaulted FROM system.columns"
+            sql="SELECT t.name AS name, t.comment AS comment, c.columns AS columns"
+            " FROM system.tables AS t LEFT JOIN"
+            " (SELECT table, groupArray(name) AS columns FROM system.columns"
             " WHERE database = {database:String} GROUP BY table) AS c ON c.table = t.name"
             " WHERE t.database = {database:String} ORDER BY name",
             parameters={"database": clickhouse.database},
@@ -59,5 +55,4 @@ async def read_state(clickhouse: ClickHouse) -> State:
         views={n: d.view for n, d in found if d.view is not None},
         tables=frozenset(row.name for row in rows),
         columns={row.name: frozenset(row.columns) for row in rows},
-        defaulted={row.name: frozenset(row.defaulted) for row in rows},
     )

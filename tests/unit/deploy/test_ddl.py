@@ -160,15 +160,18 @@ def test_the_select_of_a_view_may_end_in_a_line_comment() -> None:
 
 def test_a_default_is_set_with_its_type_and_removed_by_name() -> None:
     given = Column(name="a", type="UInt8", default="7")
-    assert ddl.modify_default("d", "t", given).endswith("MODIFY COLUMN `a` UInt8 DEFAULT 7")
+    assert ddl.modify_default(given) == "MODIFY COLUMN `a` UInt8 DEFAULT 7"
     gone = Column(name="a", type="UInt8")
-    assert ddl.modify_default("d", "t", gone).endswith("MODIFY COLUMN `a` REMOVE DEFAULT")
+    assert ddl.modify_default(gone) == "MODIFY COLUMN `a` REMOVE DEFAULT"
 
 
 def test_without_a_codec_the_engines_own_comes_back() -> None:
-    assert ddl.modify_codec("d", "t", Column(name="a", type="UInt8")).endswith(
-        "MODIFY COLUMN `a` CODEC(Default)"
-    )
+    plain = Column(name="a", type="UInt8")
+    assert ddl.modify_codec(plain) == "MODIFY COLUMN `a` CODEC(Default)"
+
+
+def test_several_changes_are_one_statement() -> None:
+    assert ddl.alter_table("d", "t", ["A", "B"]) == "ALTER TABLE `d`.`t` A, B"
 
 
 TEXTS = st.text(max_size=12)
