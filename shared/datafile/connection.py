@@ -103,7 +103,7 @@ def _normalised(
         diagnostics.error(
             "bad_option",
             f"'{value[:40]}' is not a value of {command}.",
-            instruction.body.span(0),
+            instruction.body.start,
             did_you_mean(value, known) or f"Known: {', '.join(known)}.",
         )
     return value
@@ -120,14 +120,16 @@ def _check(
         diagnostics.error(
             "bad_connection_type",
             f"Unknown connection type '{type_[:40]}'." if opening else "TYPE is missing.",
-            opening.body.span(0) if opening else source.span(),
+            opening.body.start if opening else source.span(),
             did_you_mean(type_, _NEEDED) or f"Known: {', '.join(_NEEDED)}.",
         )
         return
     alternatives = _NEEDED[type_]
     missing = [[name for name in names if not settings.get(name)] for names in alternatives]
     if all(missing) and opening is not None:
-        shortest = min(missing, key=len)
+        # What is begun is what was meant.
+        given = [sum(name in settings for name in names) for names in alternatives]
+        shortest = missing[given.index(max(given))]
         diagnostics.error(
             "missing_connection_setting",
             f"A connection of type {type_} needs {' and '.join(shortest)}.",

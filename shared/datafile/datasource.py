@@ -72,7 +72,10 @@ def parse_datasource(
     diagnostics.add_source(source)
     check_resource_name(source, diagnostics)
     read = read_json_form if is_json_form(source) else read_instructions
-    datasource = _Reader(source, diagnostics, secrets or {}).read(read(source, KIND, diagnostics))
+    instructions = read(source, KIND, diagnostics)
+    if not instructions and diagnostics.error_count(source.path):
+        return None
+    datasource = _Reader(source, diagnostics, secrets or {}).read(instructions)
     return None if diagnostics.error_count(source.path) else datasource
 
 
@@ -157,13 +160,13 @@ class _Reader:
         text = textwrap.dedent(self._values["FORWARD_QUERY"]).strip()
         if re.match(r"(SELECT|WITH)\b", text, re.IGNORECASE) is None:
             message = "FORWARD_QUERY must begin with SELECT."
-            self._diagnostics.error("bad_forward_query", message, instruction.body.span(0))
+            self._diagnostics.error("bad_forward_query", message, instruction.body.start)
         return text
 
     def _backfill(self) -> str | None:
         value = self._values.get("BACKFILL")
         if value and value.lower() != "skip":
-            span = self._last["BACKFILL"].body.span(0)
+            span = self._last["BACKFILL"].body.start
             message = f"BACKFILL knows only skip, not '{value[:40]}'."
             self._diagnostics.error("bad_backfill", message, span)
         return value.lower() if value else None

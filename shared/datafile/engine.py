@@ -77,7 +77,7 @@ def parse_engine(
         diagnostics.error(
             "unknown_engine",
             f"Engine '{name[:60]}' is not supported.",
-            instructions["ENGINE"].body.span(0),
+            instructions["ENGINE"].body.start,
             _engine_hint(name),
         )
         return EngineSpec()

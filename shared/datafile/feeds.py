@@ -52,7 +52,7 @@ def parse_kafka(
         diagnostics.warning(
             "bad_option",
             f"KAFKA_AUTO_OFFSET_RESET is '{reset[:40]}', latest is used.",
-            last["KAFKA_AUTO_OFFSET_RESET"].body.span(0),
+            last["KAFKA_AUTO_OFFSET_RESET"].body.start,
             did_you_mean(reset, _OFFSET_RESETS) or f"Known: {', '.join(_OFFSET_RESETS)}.",
         )
         reset = "latest"
@@ -77,7 +77,7 @@ def _flag(
     value = values.get(command, "false").lower()
     if value not in ("true", "false", "1", "0", "yes", "no"):
         message = f"{command} is '{value[:40]}', false is used."
-        span = last[command].body.span(0)
+        span = last[command].body.start
         diagnostics.warning("bad_option", message, span, "Write true or false.")
     return value in ("true", "1", "yes")
 
@@ -104,7 +104,7 @@ def parse_imports(
             diagnostics.error(
                 "bad_import",
                 f"'{value[:40]}' is not a value of {command}.",
-                last[command].body.span(0),
+                last[command].body.start,
                 f"Only {', '.join(known)}.",
             )
         elif command in found:

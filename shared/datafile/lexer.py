@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from shared.datafile.diagnostics import Diagnostics
 from shared.datafile.quoting import without_comment, without_quotes
 from shared.datafile.source import MappedText, Piece, SourceFile, mapped_text
 from shared.model.resources import Span
-from shared.model.workspace import did_you_mean
+from shared.model.workspace import near_miss
 
 Shape = Literal["line", "either", "block"]
 
@@ -83,8 +84,8 @@ class _Lexer:
             if word is None or word[1].startswith("#"):
                 self._next_row()
                 continue
-            instruction = self._instruction(line, word)
-            if self._is_allowed(instruction, word[1]):
+            instruction = self._known(self._instruction(line, word), word[1])
+            if instruction is not None and self._is_allowed(instruction):
                 found.append(instruction)
         return found
 
@@ -96,8 +97,11 @@ class _Lexer:
         command = word[1].upper()
         span = self._source.span(self._row + 1, word.start(1) + 1)
         block = _BLOCK.match(line, word.end())
-        if block is not None:
-            pieces = self._block(command, line, block.end())
+        after = block.end() if block is not None else None
+        if command.endswith(">") and command[:-1] in self._kind.commands:
+            command, after = command[:-1], word.end()
+        if after is not None:
+            pieces = self._block(command, line, after)
             body = mapped_text(self._source.path, pieces)
             return Instruction(
                 command=command, value=body.text, span=span, body=body, is_block=True
@@ -176,10 +180,29 @@ class _Lexer:
         )
         return match["text"]
 
-    def _is_allowed(self, instruction: Instruction, word: str) -> bool:
+    def _known(self, instruction: Instruction, word: str) -> Instruction | None:
+        """The instruction, under the name it was meant to have; None where nobody can tell."""
+        was_in_run, self._in_unknown_run = self._in_unknown_run, False
+        if instruction.command in (self._kind.commands.keys() | self._kind.refused.keys()):
+            if word.endswith(">"):
+                hint = f"Write a space before '>': '{instruction.command} >'."
+                self._report_unknown(word, instruction.span, hint)
+            return instruction
+        meant = near_miss(instruction.command, self._kind.commands)
+        if meant is None:
+            self._in_unknown_run = True
+        if meant is not None or not was_in_run:
+            self._report_unknown(word, instruction.span, meant and f"Did you mean '{meant}'?")
+        # Read on under the likely name, so that the mistakes behind it come out as well.
+        return msgspec.structs.replace(instruction, command=meant) if meant else None
+
+    def _report_unknown(self, word: str, span: Span, hint: str | None) -> None:
+        message = f"'{word[:40]}' is no command of .{self._kind.name} files."
+        self._diagnostics.error("unknown_command", message, span, hint)
+
+    def _is_allowed(self, instruction: Instruction) -> bool:
         command, span = instruction.command, instruction.span
         shape = self._kind.commands.get(command)
-        was_in_run, self._in_unknown_run = self._in_unknown_run, False
         if command in self._kind.refused:
             self._diagnostics.error(
                 "command_not_allowed",
@@ -187,10 +210,6 @@ class _Lexer:
                 span,
                 self._kind.refused[command],
             )
-        elif shape is None:
-            self._in_unknown_run = True
-            if not was_in_run:
-                self._report_unknown(word, span)
         elif shape == "line" and instruction.is_block:
             self._diagnostics.error(
                 "block_not_allowed", f"{command} takes one line, not a block.", span
@@ -205,14 +224,3 @@ class _Lexer:
         else:
             return True
         return False
-
-    def _report_unknown(self, word: str, span: Span) -> None:
-        hint = did_you_mean(word.upper(), self._kind.commands)
-        if word.endswith(">") and word[:-1].upper() in self._kind.commands:
-            hint = f"Write a space before '>': '{word[:-1].upper()} >'."
-        self._diagnostics.error(
-            "unknown_command",
-            f"'{word[:40]}' is no command of .{self._kind.name} files.",
-            span,
-            hint,
-        )

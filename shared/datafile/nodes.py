@@ -67,7 +67,7 @@ def check_node(
             if value.lower() not in known:
                 hint = did_you_mean(value.lower(), known) or f"Only {' or '.join(known)}."
                 message = f"'{value[:40]}' is not a value of {command}."
-                diagnostics.error(code, message, instruction.body.span(0), hint)
+                diagnostics.error(code, message, instruction.body.start, hint)
         elif command in ("COPY_SCHEDULE", "EXPORT_SCHEDULE") and value:
             _check_schedule(instruction, value, diagnostics)
 
@@ -79,7 +79,7 @@ def _check_schedule(instruction: Instruction, value: str, diagnostics: Diagnosti
     if len(fields) != 5 or not all(_CRON_FIELD.fullmatch(field) for field in fields):
         message = f"'{value[:40]}' is no schedule."
         hint = f"Write five cron fields such as 0 * * * *, or {_ON_DEMAND}."
-        diagnostics.error("bad_schedule", message, instruction.body.span(0), hint)
+        diagnostics.error("bad_schedule", message, instruction.body.start, hint)
 
 
 def node_sql(node: Node, instruction: Instruction | None, diagnostics: Diagnostics) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import cast
@@ -105,9 +106,9 @@ class _Reader:
                 message = f"{instruction.command} stands before the first NODE."
                 self._diagnostics.error("before_node", message, instruction.span)
         nodes: list[Node] = []
-        for start, end in zip(starts, [*starts[1:], len(instructions)], strict=True):
+        for start, end in itertools.pairwise([*starts, len(instructions)]):
             nodes.append(self._node(instructions[start], instructions[start + 1 : end], nodes))
-        if not nodes:
+        if not nodes and not self._diagnostics.error_count(self._source.path):
             self._diagnostics.error(
                 "no_nodes",
                 "A pipe needs at least one NODE.",
@@ -172,7 +173,7 @@ class _Reader:
 
     def _node_name(self, opening: Instruction, earlier: list[Node]) -> str:
         # Unquoted, only the first word is the name.
-        is_quoted = opening.body.span(0).column > opening.span.column + len("NODE ")
+        is_quoted = opening.body.start.column > opening.span.column + len("NODE ")
         name = opening.value if is_quoted else (words(opening.value) or ("",))[0]
         if not is_identifier(name):
             self._diagnostics.error(
@@ -201,6 +202,6 @@ class _Reader:
             if instruction.span.column == 1 and not value[0].isalpha():
                 hint = "Indent the lines of the SQL above: this one is read as a command."
             message = f"Unknown node type '{value[:40]}'."
-            self._diagnostics.error("bad_node_type", message, instruction.body.span(0), hint)
+            self._diagnostics.error("bad_node_type", message, instruction.body.start, hint)
             return "standard"
         return cast(NodeKind, value)

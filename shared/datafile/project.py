@@ -73,8 +73,8 @@ def load_project(folders: Sequence[Path], environ: Mapping[str, str]) -> LoadedP
                 secrets |= read_dotenv(text)
         paths = sorted(_datafiles(folder, prefix, diagnostics))
         if not paths and folder.is_dir():
-            message = f"No .datasource, .pipe or .connection files in '{folder}'."
-            diagnostics.warning("no_datafiles", message, Span(str(folder), 1))
+            message = "The folder has no .datasource, .pipe or .connection files."
+            diagnostics.warning("no_datafiles", message, Span(folder.name or ".", 1))
         for path in paths:
             relative = prefix + path.relative_to(folder).as_posix()
             if (text := _read(path, relative, diagnostics)) is not None:

@@ -179,6 +179,9 @@ class _ColumnReader:
             raise _Refused("bad_json_path", "A closing backtick is expected.", at)
         inner = self._text[at + 1 : end - 1]
         path = inner.removeprefix(_JSON_PREFIX)
+        if path == inner and not inner.startswith("$"):
+            hint = "Columns are separated by commas."
+            raise _Refused("bad_column", f"Unexpected name '{inner[:40]}'.", at, hint)
         if path == inner:
             hint = "Write `json:$.name`."
             raise _Refused("bad_json_path", f"'{inner[:60]}' is no JSON path.", at, hint)

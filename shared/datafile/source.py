@@ -54,6 +54,11 @@ class MappedText(Struct, frozen=True):
     text: str
     starts: tuple[int, ...]
 
+    @property
+    def start(self) -> Span:
+        """The place of the first character that is not blank."""
+        return self.span(len(self.text) - len(self.text.lstrip()))
+
     def span(self, offset: int) -> Span:
         """The place in the file of the character at ``offset``, or right after the last one."""
         if not self.pieces:
