@@ -1,0 +1,31 @@
+"""``make bench``: every measurement, or those named; each against a baseline in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from tests.bench import bench_decode, bench_endpoint, bench_events, bench_pipeline
+
+BENCHES = {
+    "decode": bench_decode.main,
+    "pipeline": bench_pipeline.main,
+    "events": bench_events.main,
+    "endpoint": bench_endpoint.main,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHES)}")
+    names = parser.parse_args().names or list(BENCHES)
+    if unknown := set(names) - set(BENCHES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BENCHES)}")
+    for name in names:
+        started_s = time.monotonic()
+        BENCHES[name]()
+        print(f"({name}: {time.monotonic() - started_s:.0f} s)\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
