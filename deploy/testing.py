@@ -74,16 +74,27 @@ def _case(path: Path, number: int, entry: object) -> Case:
     missing = [k for k in ("name", "parameters", "expected_result") if k not in entry]
     if missing:
         raise DatafileError(f"{path}: case {number} lacks {', '.join(missing)}.")
+    texts = {k: "" if entry[k] is None else entry[k] for k in ("parameters", "expected_result")}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise DatafileError(f"{path}: case {number}: {key} is not a text.", hint="Quote it.")
     status = entry.get("expected_http_status")
-    parameters = str(entry["parameters"] or "")
+    if status is not None and (not isinstance(status, int) or isinstance(status, bool)):
+        raise DatafileError(f"{path}: case {number}: expected_http_status is not a number.")
     return Case(
         path=path,
         pipe=path.stem,
         name=str(entry["name"]),
-        parameters=parameters.split("?", 1)[-1],
-        expected=str(entry["expected_result"] or ""),
-        status=None if status is None else int(status),
+        parameters=_query_string(texts["parameters"]),
+        expected=texts["expected_result"],
+        status=status,
     )
+
+
+def _query_string(parameters: str) -> str:
+    """Without the address that may stand before it; a value may hold a question mark too."""
+    address, mark, query = parameters.partition("?")
+    return query if mark and "=" not in address else parameters
 
 
 async def run_case(
@@ -121,12 +132,9 @@ async def _answer(
 
 
 def _difference(expected: str, found: str) -> str:
-    if expected.rstrip("\n") == found.rstrip("\n"):
-        return ""
-    lines = difflib.unified_diff(
-        expected.splitlines(), found.splitlines(), "expected", "found", lineterm=""
-    )
-    return "\n".join(lines)
+    # Not splitlines: it would hide differences between kinds of line ends inside a value.
+    wanted, got = (text.rstrip("\n").split("\n") for text in (expected, found))
+    return "\n".join(difflib.unified_diff(wanted, got, "expected", "found", lineterm=""))
 
 
 def summarise(outcomes: Sequence[Outcome]) -> str:
