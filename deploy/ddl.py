@@ -6,6 +6,7 @@ plans are made against, so a table and what we know of it cannot drift apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -20,6 +21,7 @@ from shared.model.types import TypeSyntaxError, parse_type
 QUARANTINE_TTL_DAYS = 30
 # Plain columns outside the sorting key of an aggregating table, which published projects have.
 _LENIENT_ENGINES = frozenset({"AggregatingMergeTree"})
+_WINDOW = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*([0-9]+)")
 _LENIENT = "allow_dimensions_outside_sorting_key=1"
 
 
@@ -130,14 +132,29 @@ def engine_clause(datasource: Datasource) -> str:
     if engine.sampling_key:
         parts.append(f"SAMPLE BY ({engine.sampling_key})")
     if engine.ttl:
-        parts.append(f"TTL {engine.ttl}")
-    settings = [f"non_replicated_deduplication_window={DEDUPLICATION_WINDOW}"]
-    if engine.name in _LENIENT_ENGINES:
-        settings.append(_LENIENT)
-    if engine.settings:
-        settings.append(engine.settings)
-    parts.append("SETTINGS " + ", ".join(settings))
+        parts.append(f"TTL {_without_end(engine.ttl)}")
+    parts.append("SETTINGS " + ", ".join(_settings(engine)))
     return " ".join(parts)
+
+
+def _without_end(text: str) -> str:
+    """Without semicolons at the end: the comment behind would be a statement of its own."""
+    return text.rstrip("; \t\r\n")
+
+
+def _settings(engine: EngineSpec) -> Iterable[str]:
+    """What the engine needs and what the file says, but never a shorter memory of tokens.
+
+    Of a setting that is given twice the last one counts.
+    """
+    if engine.name in _LENIENT_ENGINES:
+        yield _LENIENT
+    given = _without_end(engine.settings or "")
+    if given:
+        yield given
+    window = _WINDOW.search(given)
+    if window is None or int(window[1]) < DEDUPLICATION_WINDOW:
+        yield f"non_replicated_deduplication_window={DEDUPLICATION_WINDOW}"
 
 
 def _engine_arguments(engine: EngineSpec) -> str:
@@ -195,7 +212,7 @@ def create_view(database: str, view: ViewDefinition) -> str:
     """
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {quote_table(database, view.name)}"
-        f" TO {quote_table(database, view.target)} AS {view.select}"
+        f" TO {quote_table(database, view.target)} AS {_without_end(view.select)}"
         f"\nCOMMENT {literal(comment(Definition(view=view)))}"
     )
 
@@ -236,7 +253,7 @@ def modify_codec(column: Column) -> str:
 
 def modify_ttl(engine: EngineSpec) -> str:
     """A change of how long rows are kept, or the removal of a TTL that is there."""
-    return f"MODIFY TTL {engine.ttl}" if engine.ttl else "REMOVE TTL"
+    return f"MODIFY TTL {_without_end(engine.ttl)}" if engine.ttl else "REMOVE TTL"
 
 
 def modify_comment(datasource: Datasource) -> str:

@@ -370,6 +370,15 @@ async def test_a_repeated_token_is_dropped_by_the_table_and_by_the_target_of_its
     assert await ask(engine, f"SELECT sum(n) FROM {target.name}") == [["20"]]
 
 
+async def test_a_table_cannot_be_told_to_forget_tokens(engine: EmbeddedClickHouse) -> None:
+    forgetful = EngineSpec(sorting_key="id", settings="non_replicated_deduplication_window=0;")
+    source = events(engine=forgetful)
+    await deploy(engine, source)
+    for _ in range(2):
+        await insert(engine, source, ROWS, "t1")
+    assert await ask(engine, f"SELECT count() FROM {source.name}") == [["10"]]
+
+
 async def test_a_repeated_token_is_dropped_behind_a_table_that_keeps_nothing(
     engine: EmbeddedClickHouse,
 ) -> None:

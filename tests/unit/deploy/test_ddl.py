@@ -62,8 +62,38 @@ def test_every_clause_stands_where_clickhouse_wants_it() -> None:
     assert ddl.engine_clause(datasource(("id", "UInt32"), engine=engine)) == (
         "ENGINE = MergeTree PARTITION BY (toYYYYMM(ts)) ORDER BY (id, ts) PRIMARY KEY (id)"
         " SAMPLE BY (id) TTL ts + INTERVAL 1 DAY"
-        " SETTINGS non_replicated_deduplication_window=100000, index_granularity=1024"
+        " SETTINGS index_granularity=1024, non_replicated_deduplication_window=100000"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        (None, "non_replicated_deduplication_window=100000"),
+        ("a=1 ; ", "a=1, non_replicated_deduplication_window=100000"),
+        (
+            "non_replicated_deduplication_window = 10",
+            "non_replicated_deduplication_window = 10, non_replicated_deduplication_window=100000",
+        ),
+        (
+            "non_replicated_deduplication_window=200000",
+            "non_replicated_deduplication_window=200000",
+        ),
+    ],
+)
+def test_a_file_can_lengthen_but_not_shorten_the_memory_of_tokens(
+    given: str | None, settings: str
+) -> None:
+    wanted = datasource(("id", "UInt32"), engine=EngineSpec(settings=given))
+    assert ddl.engine_clause(wanted).endswith(" SETTINGS " + settings)
+
+
+def test_a_semicolon_at_the_end_does_not_cut_off_the_comment() -> None:
+    wanted = datasource(("id", "UInt32"), engine=EngineSpec(ttl="ts;", settings="a=1;\n"))
+    assert ";" not in ddl.engine_clause(wanted)
+    assert ddl.modify_ttl(EngineSpec(ttl="ts; ")) == "MODIFY TTL ts"
+    view = ViewDefinition(name="v", target="t", select="SELECT 1 AS a;\n")
+    assert "AS SELECT 1 AS a\nCOMMENT" in ddl.create_view("db", view)
 
 
 @pytest.mark.parametrize(
