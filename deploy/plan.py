@@ -61,7 +61,7 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
     for name, datasource in datasources.items():
         live = state.datasources.get(name)
         if live is None and name in state.tables:
-            refusals.append(_foreign(name))
+            refusals.append(_taken(state, name))
             continue
         if live is None:
             steps += _quarantine(state, database, datasource)
@@ -103,7 +103,7 @@ def plan_views(
         if state.views.get(name) == view:
             continue
         if name not in state.views and name in state.tables:
-            refusals.append(_foreign(name))
+            refusals.append(_taken(state, name))
             continue
         steps.append(
             Step(
@@ -116,12 +116,13 @@ def plan_views(
     return Plan(steps=tuple(steps), refusals=tuple(refusals))
 
 
-def _foreign(name: str) -> Refusal:
-    return Refusal(
-        resource=name,
-        reason=f"a table '{name}' exists that was not made by a deployment",
-        hint="Rename the resource, or the table.",
-    )
+def _taken(state: State, name: str) -> Refusal:
+    reason = f"a table '{name}' exists that was not made by a deployment"
+    if name in state.datasources:
+        reason = f"the table of a data source '{name}' exists"
+    elif name in state.views:
+        reason = f"the view of a pipe '{name}' exists"
+    return Refusal(resource=name, reason=reason, hint="Rename the resource, or the table.")
 
 
 def _create(database: str, datasource: Datasource) -> Step:

@@ -362,6 +362,12 @@ def test_views_are_dropped_before_others_are_made() -> None:
 def test_a_view_does_not_take_the_place_of_a_table() -> None:
     found = views(deployed(EVENTS), structs.replace(VIEW, name="events"))
     assert found.steps == () and found.refusals[0].resource == "events"
+    assert "data source 'events'" in found.refusals[0].reason
+
+
+def test_a_table_does_not_take_the_place_of_a_view() -> None:
+    found = plan(with_view(), structs.replace(EVENTS, name="daily"))
+    assert found.steps == () and "view of a pipe 'daily'" in found.refusals[0].reason
 
 
 # Stops ------------------------------------------------------------------------------------------
