@@ -9,9 +9,19 @@ _STRIPPED = frozenset(_CLOSING) - {"`"}
 _OPEN, _CLOSE = "([{", ")]}"
 
 
-def quoted_end(text: str, start: int) -> int | None:
-    """Where the quoted run that opens at ``start`` ends (exclusive), None if it stays open."""
-    closing = _CLOSING[text[start]]
+def quoted_end(text: str, start: int, unclosed: set[str]) -> int | None:
+    """Where the quoted run that opens at ``start`` ends (exclusive), None if it stays open.
+
+    Args:
+        text: The whole text.
+        start: Where a quote stands.
+        unclosed: The quotes found open so far in this text, so that a text full of them is not
+            searched to its end for each; this function adds to it.
+    """
+    quote = text[start]
+    if quote in unclosed:
+        return None
+    closing = _CLOSING[quote]
     position = start + 1
     while position < len(text):
         if text[position] == "\\":
@@ -20,17 +30,19 @@ def quoted_end(text: str, start: int) -> int | None:
         if text[position] == closing or (closing == "”" and text[position] == '"'):
             return position + 1
         position += 1
+    unclosed.add(quote)
     return None
 
 
 def without_comment(text: str) -> str:
     """The text up to a ``#`` that stands at a word's start outside quotes, right-stripped."""
     position = 0
+    unclosed: set[str] = set()
     while position < len(text):
         character = text[position]
         at_word_start = position == 0 or not text[position - 1].isalnum()
         if character in _CLOSING and at_word_start:
-            position = quoted_end(text, position) or position + 1
+            position = quoted_end(text, position, unclosed) or position + 1
             continue
         if character == "#" and (position == 0 or text[position - 1].isspace()):
             return text[:position].rstrip()
@@ -40,7 +52,7 @@ def without_comment(text: str) -> str:
 
 def without_quotes(text: str) -> str:
     r"""The text without one pair of quotes around all of it; ``\"`` inside becomes ``"``."""
-    if not text or text[0] not in _STRIPPED or quoted_end(text, 0) != len(text):
+    if not text or text[0] not in _STRIPPED or quoted_end(text, 0, set()) != len(text):
         return text
     inner = text[1:-1]
     return inner.replace(f"\\{text[0]}", text[0]) if text[0] in "\"'" else inner
@@ -49,12 +61,13 @@ def without_quotes(text: str) -> str:
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, a quoted run counting as one and losing its quotes."""
     found: list[str] = []
+    unclosed: set[str] = set()
     position = 0
     while position < len(text):
         if text[position].isspace():
             position += 1
             continue
-        end = quoted_end(text, position) if text[position] in _STRIPPED else None
+        end = quoted_end(text, position, unclosed) if text[position] in _STRIPPED else None
         if end is None:
             end = position
             while end < len(text) and not text[end].isspace():
@@ -71,9 +84,10 @@ def top_level(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
     without its opening one is.
     """
     depth, position = 0, start
+    unclosed: set[str] = set()
     while position < len(text):
         character = text[position]
-        if character in "'\"`" and (end := quoted_end(text, position)) is not None:
+        if character in "'\"`" and (end := quoted_end(text, position, unclosed)) is not None:
             position = end
             continue
         if character in _OPEN:

@@ -90,9 +90,10 @@ def _add(columns: dict[str, Column], column: Column, diagnostics: Diagnostics) -
 def _without_sql_comments(text: str) -> str:
     """The text with ``-- …`` blanked, every other character at its place."""
     kept = list(text)
+    unclosed: set[str] = set()
     position = 0
     while position < len(text):
-        if text[position] in "'\"`" and (end := quoted_end(text, position)) is not None:
+        if text[position] in "'\"`" and (end := quoted_end(text, position, unclosed)) is not None:
             position = end
         elif text.startswith("--", position):
             end = text.find("\n", position)
@@ -149,7 +150,7 @@ class _ColumnReader:
     def _name(self) -> str:
         at = self._at
         if self._text[at] == "`":
-            end = quoted_end(self._text, at)
+            end = quoted_end(self._text, at, set())
             name = self._text[at + 1 : end - 1] if end else ""
             if end is None or not name or re.search(r"\s", name):
                 message = "A closing backtick is expected after the column's name."
@@ -174,7 +175,7 @@ class _ColumnReader:
 
     def _json_path(self, type_: ColumnType | None) -> str:
         at = self._at
-        end = quoted_end(self._text, at)
+        end = quoted_end(self._text, at, set())
         if end is None:
             raise _Refused("bad_json_path", "A closing backtick is expected.", at)
         inner = self._text[at + 1 : end - 1]
@@ -236,7 +237,7 @@ class _ColumnReader:
         if default is None:
             raise _Refused("bad_type", "A type is expected here.", at, hint)
         text = default.replace(" ", "").lower()
-        if default.startswith("'") and quoted_end(default, 0) == len(default):
+        if default.startswith("'") and quoted_end(default, 0, set()) == len(default):
             return parse_type("String")
         if _INTEGER.fullmatch(text):
             return parse_type("Int64")

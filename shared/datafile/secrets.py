@@ -9,7 +9,8 @@ from shared.datafile.diagnostics import Diagnostics
 from shared.datafile.lexer import Instruction
 from shared.model.workspace import did_you_mean
 
-_TAG = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+# Not past the next {{, or a text full of them would be searched to its end for each.
+_TAG = re.compile(r"\{\{((?:(?!\{\{).)*?)\}\}", re.DOTALL)
 _CALL = re.compile(
     r"""\s*tb_secret\(\s*(["'])(?P<name>[^"']*)\1"""
     r"""(?:\s*,\s*(["'])(?P<default>.*?)\3)?\s*,?\s*\)\s*""",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 from msgspec import Struct
 
-from shared.clickhouse.sql import literal, quote_identifier
+from shared.clickhouse.sql import is_identifier, literal, quote_identifier
 
-_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
+# The words that ClickHouse puts in backticks when it prints the name of an element.
+_QUOTED_WORDS = frozenset({"all", "distinct", "false", "from", "null", "select", "table"})
+_QUOTED_WORDS |= {"true", "values"}
+
+
+def _quoted_if_needed(name: str) -> str:
+    is_bare = is_identifier(name) and name.lower() not in _QUOTED_WORDS
+    return name if is_bare else quote_identifier(name)
 
 
 class TypeSyntaxError(ValueError):
@@ -53,8 +58,7 @@ class NamedType(Struct, frozen=True):
     type: ColumnType
 
     def __str__(self) -> str:
-        bare = _PATH.match(self.name)
-        return f"{self.name if bare else quote_identifier(self.name)} {self.type}"
+        return f"{_quoted_if_needed(self.name)} {self.type}"
 
 
 class TypeSetting(Struct, frozen=True):
@@ -76,8 +80,7 @@ class SkippedPath(Struct, frozen=True):
     def __str__(self) -> str:
         if self.is_pattern:
             return f"SKIP REGEXP {literal(self.path)}"
-        bare = _PATH.match(self.path)
-        return f"SKIP {self.path if bare else quote_identifier(self.path)}"
+        return f"SKIP {_quoted_if_needed(self.path)}"
 
 
 class AggregateCall(Struct, frozen=True):

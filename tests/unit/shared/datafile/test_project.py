@@ -152,3 +152,12 @@ def test_a_name_is_taken_by_data_sources_and_pipes_alike() -> None:
     )
     assert [(d.span.path, d.code) for d in project.diagnostics] == [("b/x.pipe", "duplicate_name")]
     assert project.workspace.pipes == {}
+
+
+@pytest.mark.parametrize(
+    "text", ['"\\', "{{", "{{ tb_secret('a',", "`", "f(", "a TYPE ", ". NODE a "]
+)
+def test_a_long_line_of_nonsense_is_read_in_linear_time(text: str) -> None:
+    # A parser that looks through the rest of the line at every character would take minutes.
+    lines = "".join(f"{command} {text * 20_000}\n" for command in ("TAGS", "DESCRIPTION"))
+    assert parse_project([("a.datasource", f"SCHEMA >\n    a String\n{lines}")]).files
