@@ -107,7 +107,7 @@ def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any)
         )
         running = await start_dev(service, settings, options)
         shown = running.token if sys.stdout.isatty() and settings.admin_token is None else None
-        token_file = settings.data / "admin_token"
+        token_file = (settings.data / "admin_token").resolve()
         for line in welcome(running.released, running.url, token_file, shown):
             say(line)
         sys.stdout.flush()

@@ -12,7 +12,8 @@ import msgspec
 
 from deploy.generate import sample_rows
 from deploy.release import Released, endpoints
-from query.template import Parameter, compile_template, parameters
+from query.template.compile import compile_template
+from query.template.describe import Parameter, parameters
 from shared.model.resources import Datasource, Pipe
 from shared.model.types import parse_type
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct, field
-from shared.clickhouse.allowlist import Analysis, check_select
 
 from query.template.compile import Template, compile_template
 from query.template.render import render
+from shared.clickhouse.allowlist import Analysis, check_select
 from shared.clickhouse.sql import ParameterValue, quote_identifier
 from shared.errors import NotFoundError, QueryError
 from shared.model.resources import Node, Pipe
@@ -106,12 +106,16 @@ class Planner:
         sql = await self._compose(plan, pipe, node, ())
         return self._planned(plan, sql)
 
-    async def plan_sql(self, sql: str) -> Planned:
-        """Free SQL over data sources and pipes; errors as in ``plan``."""
+    async def plan_sql(self, sql: str) -> tuple[Planned, str | None]:
+        """Free SQL over data sources and pipes, and the format it names itself.
+
+        Errors as in ``plan``.
+        """
         plan = _Plan(arguments={}, test_mode=False)
         ctes: dict[str, str] = {}
-        await self._resolve(plan, None, None, await self._checked(sql), ctes, ())
-        return self._planned(plan, attach(ctes, sql))
+        analysis = await self._checked(sql)
+        await self._resolve(plan, None, None, analysis, ctes, ())
+        return self._planned(plan, attach(ctes, sql)), analysis.format
 
     def _planned(self, plan: _Plan, sql: str) -> Planned:
         return Planned(
@@ -181,7 +185,8 @@ class Planner:
                 ctes[name] = await self._compose(plan, other, other.answer, path)
             elif name in self._resources and name not in self.workspace.pipes:
                 plan.tables.add(name)
-            else:
+            elif not table.is_operand:
+                # Right of IN an unknown name may be a column; the engine will tell.
                 known = {*self._resources, *(n.name for n in (pipe.nodes if pipe else ()))}
                 raise NotFoundError(
                     f"Resource '{name}' not found.", hint=did_you_mean(name, known - {name})

@@ -49,7 +49,8 @@ class QueryServices(Struct, frozen=True, kw_only=True):
 def pipes_route(services: QueryServices) -> ASGIRouteHandler:
     """The route of the endpoints."""
 
-    @asgi("/v0/pipes/{name:str}", is_mount=False, copy_scope=False)
+    # A mount: plain ASGI handlers cannot have path parameters.
+    @asgi("/v0/pipes", is_mount=True, copy_scope=False)
     async def pipes(scope: Scope, receive: Receive, send: Send) -> None:
         require_method(scope, "GET", "POST", "HEAD")
         http = cast(HTTPScope, scope)
@@ -57,7 +58,7 @@ def pipes_route(services: QueryServices) -> ASGIRouteHandler:
         name, status = "", 500
         try:
             grant = authenticate(scope, services.tokens)
-            name, format_ = split_name(http["path_params"]["name"])
+            name, format_ = split_name(http["path"].strip("/"))
             grant.require(PIPES_READ, name)
             # The grant came first, so that nobody learns names of pipes that are not theirs.
             pipe, node = services.serving.endpoint(name)
@@ -81,7 +82,7 @@ def pipes_route(services: QueryServices) -> ASGIRouteHandler:
     return pipes
 
 
-async def run(services: QueryServices, planned: Planned, format_: str) -> Result:
+async def run(services: QueryServices, planned: Planned, format_: str | None) -> Result:
     """Run a planned statement, read-only and under the limits of the service."""
     settings = {} if planned.max_threads is None else {"max_threads": planned.max_threads}
     return await services.clickhouse.fetch(

@@ -26,12 +26,13 @@ def sql_route(services: QueryServices) -> ASGIRouteHandler:
         http = cast(HTTPScope, scope)
         authenticate(scope, services.tokens).require(ADMIN)
         text = await _read_sql(http, receive)
-        planned, format_ = await services.serving.planner.plan_sql(text)
-        format_ = format_ or DEFAULT_SQL_FORMAT
-        media_type = sql_media_type(format_)
+        planned, own_format = await services.serving.planner.plan_sql(text)
+        media_type = sql_media_type(own_format or DEFAULT_SQL_FORMAT)
         if media_type is None:
-            raise BadRequestError(f"FORMAT {format_} is not offered.")
-        await answer(send, await run(services, planned, format_), media_type)
+            raise BadRequestError(f"FORMAT {own_format} is not offered.")
+        # A FORMAT in the text stays where it is.
+        result = await run(services, planned, None if own_format else DEFAULT_SQL_FORMAT)
+        await answer(send, result, media_type)
 
     return sql
 

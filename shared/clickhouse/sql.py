@@ -62,8 +62,8 @@ def encode_parameter(value: ParameterValue) -> str:
         return repr(value)
     if isinstance(value, str):
         return value.translate(_ESCAPES)
-    # A list is one value whose text is escaped again as a whole; its strings are SQL literals.
-    return _array_text(value).translate(_ESCAPES)
+    # The strings of a list are escaped as literals; the engine undoes that once, not twice.
+    return _array_text(value)
 
 
 def _array_text(values: Sequence[ParameterValue]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.clickhouse.contract import SettingValue, Statement
 from shared.clickhouse.profile import limit_settings
-from shared.clickhouse.sql import ParameterValue, encode_parameter, is_identifier, literal
+from shared.clickhouse.sql import encode_parameter, is_identifier
 from shared.errors import QueryError
 
 # What a query without a FORMAT of its own answers in, as a server's HTTP interface does.
@@ -39,21 +39,4 @@ def settings_of(statement: Statement, marker: str = "") -> dict[str, SettingValu
 
 def parameters_of(statement: Statement) -> dict[str, str]:
     """The parameters in the engine's text form."""
-    return {name: _parameter(value) for name, value in statement.parameters.items()}
-
-
-def _parameter(value: ParameterValue) -> str:
-    if value is None or isinstance(value, str | int | float):
-        return encode_parameter(value)
-    # The engine reads a list as it stands in SQL, without unescaping it as a whole first.
-    return _item(value)
-
-
-def _item(value: ParameterValue) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        return literal(value)
-    if isinstance(value, int | float):
-        return encode_parameter(value)
-    return "[" + ",".join(map(_item, value)) + "]"
+    return {name: encode_parameter(value) for name, value in statement.parameters.items()}

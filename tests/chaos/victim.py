@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deploy.dev import DevOptions, start_dev
 from ingest.chunk import Partition
+from shared.logs import configure_logging
 from shared.settings import load_settings
 from shared.supervise import Service, run_service
 
@@ -28,6 +29,7 @@ def main() -> int:
             if left <= 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    configure_logging(form="json", level="error")
     settings = load_settings(os.environ, {"data": str(data), "port": 0, "batch_max_age_s": 0.05})
     options = DevOptions(folders=(project,), watch=False, on_step=on_step)
 
