@@ -48,7 +48,11 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}(?![0-9.eE])")
 _FLOAT = re.compile(r"-?[0-9]{1,18}\.[0-9]{1,18}([eE][-+]?[0-9]{1,3})?")
 _STRING = re.compile(r"'((?:[^'\\]|\\.|'')*)'", re.DOTALL)
 _BACKTICKED = re.compile(r"`((?:[^`\\]|\\.|``)*)`", re.DOTALL)
-_ESCAPE = re.compile(r"\\(.)|''|``", re.DOTALL)
+# A quote is doubled only inside quotes of its own kind.
+_ESCAPE_IN = {
+    _STRING: re.compile(r"\\(.)|''", re.DOTALL),
+    _BACKTICKED: re.compile(r"\\(.)|``", re.DOTALL),
+}
 _ESCAPED = {"t": "\t", "n": "\n", "r": "\r", "0": "\0", "b": "\b", "f": "\f", "a": "\a", "v": "\v"}
 
 
@@ -233,7 +237,7 @@ class _Parser:
         match = self._match(pattern)
         if match is None:
             return None
-        return _ESCAPE.sub(_unescape, match[1])
+        return _ESCAPE_IN[pattern].sub(_unescape, match[1])
 
     def _accept(self, symbol: str) -> bool:
         if not self._text.startswith(symbol, self._skip_space()):

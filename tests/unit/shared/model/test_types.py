@@ -21,6 +21,8 @@ CANONICAL = [
     "Array(Array(Nullable(String)))",
     "Tuple(String, Nullable(Int8))",
     "Tuple(a Int8, `b c` String)",
+    "Enum8('``' = 1, '\\'\\'' = 2)",
+    "Tuple(`''` Int8, `\\`` Int8)",
     "Tuple(`from` Int8, `Table` Int8, until Int8)",
     "Tuple()",
     "Map(String, Array(UInt64))",
