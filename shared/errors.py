@@ -105,6 +105,23 @@ class ParameterError(UserError):
     code = "parameter_error"
 
 
+class TemplateCustomError(UserError):
+    """What a template raised on purpose with ``error()`` or ``custom_error()``.
+
+    Args:
+        body: What the caller gets instead of the usual envelope.
+        http_status: 400 to 599; here it belongs to the instance.
+    """
+
+    code = "template_raised"
+
+    def __init__(self, body: Mapping[str, object], *, http_status: int = 400) -> None:
+        super().__init__(str(body.get("error", "The template refused the request.")))
+        self.body = dict(body)
+        # The template chooses the status, so the class cannot know it.
+        self.http_status = http_status  # type: ignore[misc]
+
+
 class QueryError(UserError):
     """ClickHouse refused the SQL.
 

@@ -1,0 +1,102 @@
+"""What a function of the template language gets to see: its call, and how to compile arguments.
+
+Two kinds of function exist. A *plain* one takes the render's state and evaluated arguments. A
+*built* one takes the ``CallSite`` when the template is compiled and returns a closure, because it
+needs the name of a parameter or evaluates an argument only sometimes.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from query.template.state import RenderState
+from query.template.values import Secret
+from shared.errors import TemplateError
+
+Evaluate = Callable[[RenderState], object]
+Builder = Callable[["CallSite"], Evaluate]
+
+METADATA = ("description", "required", "enum", "example", "format")
+
+
+class CallSite(Struct, frozen=True, kw_only=True):
+    """One call in a template; ``fail`` makes the error for its place."""
+
+    name: str
+    args: tuple[ast.expr, ...]
+    keywords: dict[str, ast.expr]
+    compile: Callable[[ast.expr], Evaluate]
+    source: Callable[[ast.expr], str]
+    fail: Callable[[str], TemplateError]
+
+    def argument(self, position: int, keyword: str) -> ast.expr | None:
+        """The argument at a position or under a keyword, None where there is none."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.keywords.get(keyword)
+
+    def constant(self, position: int, keyword: str) -> object:
+        """The argument's constant, None where there is none or it is no constant."""
+        found = self.argument(position, keyword)
+        return found.value if isinstance(found, ast.Constant) else None
+
+
+class Argument(Struct, frozen=True, kw_only=True):
+    """The value that a function is about: mostly a parameter, else any expression.
+
+    ``name`` is the parameter, or the expression's source; ``is_name`` tells which. ``default`` is
+    None where the call has none.
+    """
+
+    name: str
+    is_name: bool
+    read: Evaluate
+    default: Evaluate | None
+    optional: bool
+
+
+def read_argument(site: CallSite, *, default_at: int = 1) -> Argument:
+    """The first argument of a call and what to do when it has no value.
+
+    Raises:
+        TemplateError: There is no first argument, or too many follow.
+    """
+    if not site.args:
+        raise site.fail(f"{site.name}() needs the name of a parameter")
+    if len(site.args) > default_at + 2 + len(METADATA):
+        raise site.fail(f"{site.name}() has too many arguments")
+    first = site.args[0]
+    default = site.argument(default_at, "default")
+    if isinstance(default, ast.Constant) and default.value is None:
+        default = None
+    defined = site.constant(default_at + 1 + len(METADATA), "defined")
+    is_name = isinstance(first, ast.Name)
+    return Argument(
+        name=first.id if isinstance(first, ast.Name) else site.source(first),
+        is_name=is_name,
+        read=site.compile(first),
+        default=site.compile(default) if default is not None else None,
+        optional=defined is False or (defined == 0 and defined is not None),
+    )
+
+
+def looked_up(argument: Argument) -> Evaluate:
+    """The argument's value, else its default, else None; a variable is read the short way."""
+    read, default = argument.read, argument.default
+    if default is None:
+        return read
+    fallback = default
+
+    def evaluate(state: RenderState) -> object:
+        value = read(state)
+        return value if value is not None else fallback(state)
+
+    return evaluate
+
+
+def is_secret(value: object) -> bool:
+    """Whether a value came from the secret store and must not be shown."""
+    return isinstance(value, Secret)
