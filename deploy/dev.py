@@ -89,9 +89,9 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     listener = listen(settings.host, settings.port)
     service.on_close("listener", _closing(listener.close))
     token = load_or_create_admin_token(settings.data, settings.admin_token)
-    clickhouse = await open_embedded(settings.data / "clickhouse")
+    clickhouse = await open_embedded(settings.data / "clickhouse", fsync=settings.fsync)
     service.on_close("clickhouse", _awaiting(clickhouse.close))
-    local_log = open_local_log(settings.data / "log", fsync=settings.log_fsync, clock=clock)
+    local_log = open_local_log(settings.data / "log", fsync=settings.fsync, clock=clock)
     service.on_close("log", _awaiting(local_log.close))
 
     metrics, progress = Metrics(), Progress()

@@ -143,8 +143,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             gt=0, le=86_400, description="How long a shutdown may take to finish what is under way."
         ),
     ] = 15.0
-    log_fsync: Annotated[
-        bool, Meta(description="Whether the embedded log survives the loss of power.")
+    fsync: Annotated[
+        bool,
+        Meta(
+            description="Whether log and tables survive the loss of power too; slower for small batches."
+        ),
     ] = False
     log_retention_s: Annotated[
         int, Meta(ge=60, description="How long the embedded log keeps events that are stored.")

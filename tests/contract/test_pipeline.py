@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC110 - what is waited for happens in another thread or in the log
 """The pipeline on a real engine and log, with faults in between: once, in table and view."""
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
 @pytest.mark.parametrize("text", ["true", "TRUE", "1"])
 def test_switches_and_choices_ignore_case(text: str) -> None:
     settings = load_settings({"PIPEHOUSE_LOG_FSYNC": text, "PIPEHOUSE_LOG_LEVEL": "Debug"})
-    assert (settings.log_fsync, settings.log_level) == (True, "debug")
+    assert (settings.fsync, settings.log_level) == (True, "debug")
 
 
 def test_a_folder_may_start_at_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
