@@ -30,7 +30,7 @@ from shared.web.server import listen, serve_http
 ROOT = Path(__file__).parent.parent.parent
 HOST = "127.0.0.1"
 TOKEN = "a-token-for-measurements"
-START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
 
 _URL = re.compile(rf"http://{re.escape(HOST)}:(\d+)")
 # Each request is a line with its length and then its bytes. The answer is one line of figures.
@@ -109,11 +109,12 @@ def running(module: str, *arguments: str) -> Iterator[Server]:
     """A module that serves and prints its URL, until the end of the block.
 
     Raises:
-        RuntimeError: It ended without; the message is what it had to say.
+        RuntimeError: It did not start, or ended before the block; with what it had to say.
     """
     # Nothing that happens to be set here may change what is measured.
     environ = {n: v for n, v in os.environ.items() if not n.startswith("PIPEHOUSE_")}
     environ |= {"PIPEHOUSE_ADMIN_TOKEN": TOKEN, "PIPEHOUSE_WAIT_TIMEOUT_S": "120"}
+    port = None
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -125,13 +126,18 @@ def running(module: str, *arguments: str) -> Iterator[Server]:
         )
         try:
             port = _port(process)
-            if port is None:
-                said.seek(0)
-                raise RuntimeError(f"{module} did not start:\n{said.read().decode()}")
-            yield Server(pid=process.pid, port=port)
+            if port is not None:
+                yield Server(pid=process.pid, port=port)
         finally:
+            ended = process.poll()
             process.terminate()
-            process.communicate(timeout=START_TIMEOUT_S)
+            process.communicate(timeout=STOP_TIMEOUT_S)
+            if port is None or ended is not None:
+                said.seek(0)
+                # This replaces an error of the block: a refused connection is its consequence.
+                raise RuntimeError(
+                    f"{module} ended by itself ({process.returncode}):\n{said.read().decode()}"
+                )
 
 
 def _port(process: subprocess.Popen[str]) -> int | None:
