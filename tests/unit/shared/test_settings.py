@@ -33,7 +33,7 @@ def test_every_setting_can_be_given_as_text_of_its_default() -> None:
         ("CLICKHOUSE_URL", "http://x", "a URL that starts with clickhouse://"),
         ("LOG_FORMAT", "XML", "one of json, console"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
-        ("LOG_FSYNC", "maybe", "true or false"),
+        ("FSYNC", "maybe", "true or false"),
         ("BATCH_MAX_AGE_S", "nan", "a number more than 0"),
         ("QUERY_TIMEOUT_S", "inf", "a number more than 0"),
         ("QUERY_TIMEOUT_S", "0", "a number more than 0"),
@@ -57,7 +57,7 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "1"])
 def test_switches_and_choices_ignore_case(text: str) -> None:
-    settings = load_settings({"PIPEHOUSE_LOG_FSYNC": text, "PIPEHOUSE_LOG_LEVEL": "Debug"})
+    settings = load_settings({"PIPEHOUSE_FSYNC": text, "PIPEHOUSE_LOG_LEVEL": "Debug"})
     assert (settings.fsync, settings.log_level) == (True, "debug")
 
 
