@@ -122,7 +122,7 @@ def _show(connections: int, rounds: list[Round]) -> None:
     per_s = statistics.median(r.requests_per_s for r in rounds)
     cpu_us = statistics.median(r.cpu_s for r in rounds) * 1e6
     added = spread([r.added_s / r.floor_s for r in rounds])
-    print(f"endpoint, small aggregate, {connections} connections (must 2x, aim 1x)")
+    print(f"endpoint, small aggregate, connections: {connections} (must 2x, aim 1x)")
     print(f"  SELECT 1 on chDB  {ms(r.floor_s for r in rounds)}")
     print(f"  its SQL on chDB   {ms(r.sql_s for r in rounds)}")
     print(
