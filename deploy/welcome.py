@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
@@ -16,6 +16,9 @@ from query.template.compile import compile_template
 from query.template.describe import Parameter, parameters
 from shared.model.resources import Datasource, Pipe
 from shared.model.types import parse_type
+
+# Enough that every value of a short list comes up.
+CANDIDATES = 50
 
 
 def welcome(released: Released, url: str, token_file: Path, token: str | None) -> Iterator[str]:
@@ -33,7 +36,7 @@ def welcome(released: Released, url: str, token_file: Path, token: str | None) -
         pipes = [p for p in endpoints(workspace) if name in released.reads.get(p.name, ())]
         yield ""
         yield f"{name}: send an event, read it back"
-        event = next(sample_rows(datasource, 1, seed=None, until=datetime.now(UTC))).decode()
+        event = _event(datasource, pipes)
         yield (
             f"  curl '{url}/v0/events?name={name}&wait=true'"
             f' -H "Authorization: Bearer $TOKEN" -d {shlex.quote(event)}'
@@ -46,6 +49,18 @@ def welcome(released: Released, url: str, token_file: Path, token: str | None) -
                 f"  curl '{url}/v0/pipes/{pipe.name}.json{question}'"
                 f' -H "Authorization: Bearer $TOKEN"'
             )
+
+
+def _event(datasource: Datasource, pipes: Sequence[Pipe]) -> str:
+    """An event that the endpoints show: of some, the one with most values that their SQL names."""
+    sql = "\n".join(node.sql for pipe in pipes for node in pipe.nodes)
+
+    def named(event: bytes) -> int:
+        texts = _texts(datasource, msgspec.json.decode(event)).values()
+        return sum(f"'{text}'" in sql for text in texts if text)
+
+    until = datetime.now(UTC)
+    return max(sample_rows(datasource, CANDIDATES, seed=None, until=until), key=named).decode()
 
 
 def _texts(datasource: Datasource, event: object) -> dict[str, str]:
