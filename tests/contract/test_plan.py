@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -74,7 +73,8 @@ async def test_a_node_reads_nodes_before_it_and_their_needs_come_first(bench: Be
         "p",
         low="SELECT n FROM EV WHERE n < {{Int32(top, 5)}}",
         doubled="SELECT n * 2 AS n FROM low",
-        answer="SELECT sum(n) FROM doubled WHERE n IN (SELECT n * 2 FROM low) AND n > {{Int32(b, 0)}}",
+        answer="SELECT sum(n) FROM doubled"
+        " WHERE n IN (SELECT n * 2 FROM low) AND n > {{Int32(b, 0)}}",
     )
     assert await bench.ask("p") == "20"
     assert await bench.ask("p", top="3", b="2") == "4"
@@ -87,7 +87,8 @@ async def test_only_what_the_answer_needs_is_rendered(bench: Bench) -> None:
 
 async def test_pipes_read_pipes_and_their_node_names_never_meet(bench: Bench) -> None:
     bench.pipe("inner", endpoint="SELECT n FROM EV WHERE n > {{Int32(a, 7)}}")
-    bench.pipe("both", answer="SELECT (SELECT count() FROM inner) + (SELECT count() FROM outer)")
+    both = "SELECT (SELECT count() FROM inner) + (SELECT count() FROM outer)"
+    bench.pipe("both", answer=both)
     bench.pipe(
         "outer", endpoint="SELECT 1 AS one", answer="SELECT sum(n), any(one) FROM inner, endpoint"
     )
