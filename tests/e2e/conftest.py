@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,20 @@ def wait_for(check: Callable[[], bool], what: str, timeout_s: float = 10.0) -> f
     return time.monotonic() - started_s
 
 
-def clean_environment(**extra: str) -> dict[str, str]:
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PIPEHOUSE_")}
-    return {**kept, "PIPEHOUSE_LOG_FORMAT": "json", **extra}
+    return {**kept, "PIPEHOUSE_LOG_FORMAT": "json", **(extra or {})}
 
 
 def run_command(
-    *arguments: str | Path, timeout_s: float = 60.0, **environ: str
+    *arguments: str | Path, environ: Mapping[str, str] | None = None, timeout_s: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """A ``pipehouse`` command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "deploy.cli", *map(str, arguments)],
         cwd=ROOT,
-        env=clean_environment(**environ),
+        env=clean_environment(environ),
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -63,10 +63,9 @@ class Server:
         folders: The projects.
         data: The data folder, kept when the server stops.
         options: More options of the command.
-        environ: More environment variables.
     """
 
-    def __init__(self, folders: list[Path], data: Path, *options: str, **environ: str) -> None:
+    def __init__(self, folders: list[Path], data: Path, *options: str) -> None:
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
         # Beside the data folder and appended to, so that a restart leaves the earlier lines.
@@ -76,7 +75,7 @@ class Server:
         command += ["--port", "0", "--data", str(data), *options]
         with self._out_path.open("w") as out, self._err_path.open("a") as err:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=clean_environment(**environ), stdout=out, stderr=err
+                command, cwd=ROOT, env=clean_environment(), stdout=out, stderr=err
             )
         try:
             wait_for(self._is_ready, "the server is ready", _START_TIMEOUT_S)
@@ -175,8 +174,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start servers of the test's own; what still runs at its end is stopped."""
     started: list[Server] = []
 
-    def run(folders: list[Path], *options: str, data: str = "data", **environ: str) -> Server:
-        server = Server(folders, tmp_path / data, *options, **environ)
+    def run(folders: list[Path], *options: str, data: str = "data") -> Server:
+        server = Server(folders, tmp_path / data, *options)
         started.append(server)
         return server
 
