@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from query.formats import DEFAULT_SQL_FORMAT, FORMATS, split_name, sql_media_type
+from shared.errors import NotFoundError
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_ending_chooses_the_format(ending: str) -> None:
+    pipe, found = split_name(f"top_pages.{ending.upper()}")
+    assert (pipe, found.ending) == ("top_pages", ending)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("top_pages", "Known: .json"), ("top_pages.jsn", "'json'"), ("", "Known"), (".", "Known")],
+)
+def test_other_endings_are_not_found_and_the_hint_helps(name: str, hint: str) -> None:
+    with pytest.raises(NotFoundError) as raised:
+        split_name(name)
+    assert hint in (raised.value.hint or "")
+
+
+def test_a_format_that_is_not_offered_has_no_media_type() -> None:
+    assert sql_media_type("Arrow") is None
+    # Clients take an answer as text only when the type is exactly this.
+    assert sql_media_type(DEFAULT_SQL_FORMAT) == "text/plain"
