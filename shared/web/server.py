@@ -54,6 +54,8 @@ async def serve_http(service: Service, app: ASGIApp, listener: socket.socket) ->
             log_config=None,
             access_log=False,
             server_header=False,
+            # Nothing here asks who the client is; the middleware would cost every request.
+            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
