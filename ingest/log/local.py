@@ -122,11 +122,17 @@ class LocalLog:
         return await pending.future
 
     async def _flush_all(self) -> None:
+        group: list[_Append] = []
         try:
             while self._pending:
                 group, self._pending = self._pending, []
                 await self._flush(group)
         finally:
+            # Whatever was raised, nobody is left waiting.
+            unanswered, self._pending = group + self._pending, []
+            for item in unanswered:
+                if not item.future.done():
+                    item.future.set_exception(LogUnavailableError("The log does not answer."))
             self._flushing = None
 
     async def _flush(self, group: list[_Append]) -> None:
@@ -156,23 +162,21 @@ class LocalLog:
         now_ms = self._clock.now_ms()
         with self._transaction() as db:
             for partition, items in by_partition.items():
-                topic = self._topics[partition.topic]
-                position = first = self._next.get(partition, 0)
-                values: list[bytes] = []
-                size = 0
+                place = (self._topics[partition.topic].id, partition.number)
+                # The file knows better than memory what a failed write left behind.
+                (first,) = db.execute(
+                    "SELECT next FROM ends WHERE topic = ? AND partition = ?", place
+                ).fetchone()
+                position = first
                 for item in items:
                     item.first = position
                     position += len(item.values)
-                    values.extend(item.values)
-                    size += sum(map(len, item.values))
-                    if size >= _SEGMENT_BYTES:
-                        _insert_segment(db, topic.id, partition.number, first, values, now_ms)
-                        first, values, size = position, [], 0
-                if values:
-                    _insert_segment(db, topic.id, partition.number, first, values, now_ms)
+                for values in _segments([item.values for item in items]):
+                    _insert_segment(db, *place, first, values, now_ms)
+                    first += len(values)
                 db.execute(
                     "UPDATE ends SET next = ? WHERE topic = ? AND partition = ?",
-                    (position, topic.id, partition.number),
+                    (position, *place),
                 )
 
     def on_append(self, listener: Callable[[Partition, int], None]) -> Callable[[], None]:
@@ -394,6 +398,23 @@ def _translate(error: sqlite3.Error) -> LogUnavailableError:
             retry_after_s=5.0,
         )
     return LogUnavailableError(f"The log does not answer: {error}.")
+
+
+def _segments(appends: Sequence[Sequence[bytes]]) -> Iterator[list[bytes]]:
+    """The values of all appends in order, cut where a segment is large enough."""
+    values: list[bytes] = []
+    size = 0
+    for appended in appends:
+        added = sum(map(len, appended))
+        # Only an append that is too large for one segment is looked at value by value.
+        for piece in [appended] if added <= _SEGMENT_BYTES else [[v] for v in appended]:
+            values.extend(piece)
+            size += added if piece is appended else len(piece[0])
+            if size >= _SEGMENT_BYTES:
+                yield values
+                values, size = [], 0
+    if values:
+        yield values
 
 
 def _insert_segment(
