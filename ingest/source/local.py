@@ -55,7 +55,8 @@ class LocalSource:
     async def _assign(self) -> Poll:
         assert self._unassigned
         assigned = []
-        for partition in self._unassigned:
+        free = list(self._unassigned)
+        for partition in free:
             committed = await self._log.committed(self._group, partition)
             assigned.append(
                 Assignment(
@@ -66,7 +67,8 @@ class LocalSource:
                     log_start=await self._log.log_start(partition),
                 )
             )
-        self._unassigned.clear()
+        # Others may have been given back meanwhile; the next poll assigns those.
+        self._unassigned = self._unassigned[len(free) :]
         return Poll(assigned=tuple(assigned))
 
     async def _read_some(self, max_rows: int, max_bytes: int) -> list[Chunk]:
@@ -88,6 +90,8 @@ class LocalSource:
 
     def open(self, partition: Partition, offset: int) -> None:
         """See ``Source``."""
+        # The holder before may have paused it after giving it back.
+        self._paused.discard(partition)
         self._positions[partition] = offset
         self._changed.set()
 
