@@ -43,6 +43,12 @@ class Landing:
         self._quarantine = QuarantineTable(datasource)
         self.decoder = Decoder(datasource)
         self.carries_identity = carries_identity(datasource)
+        engine = datasource.engine
+        # Whether a row that the table does not hold was never stored: not where the table itself
+        # replaces rows or lets them expire.
+        self.keeps_every_row = (
+            self.carries_identity and "Replacing" not in engine.name and not engine.ttl
+        )
 
     @property
     def boot_id(self) -> str:
@@ -78,7 +84,7 @@ class Landing:
             query_id=token,
         )
 
-    async def find_guilty(self, chunks: Sequence[Chunk]) -> dict[int, str]:
+    async def find_guilty(self, partition: int, chunks: Sequence[Chunk]) -> dict[int, str]:
         """The offsets that ClickHouse refuses for good, with its reason for each.
 
         Rows are tried in a table that keeps nothing and has the same columns and constraints, so
@@ -87,7 +93,8 @@ class Landing:
         Raises:
             InsertError: Something else failed; nothing is known then.
         """
-        scratch = f"{self._datasource.name}__scratch"
+        # Partitions may search at the same time.
+        scratch = f"{self._datasource.name}__scratch_{partition}"
         database = self._clickhouse.database
         target = quote_table(database, scratch)
         await self._clickhouse.execute(Statement(sql=f"DROP TABLE IF EXISTS {target}"))
@@ -106,7 +113,7 @@ class Landing:
         return guilty
 
     async def _search(self, scratch: str, chunk: Chunk, guilty: dict[int, str]) -> None:
-        pending = [chunk]
+        pending = [chunk] if chunk.offsets else []
         while pending:
             part = pending.pop()
             batch = self.decode(part.offsets[0], part.next, [part])

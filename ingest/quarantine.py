@@ -96,5 +96,10 @@ class QuarantineTable:
         return msgspec.json.encode(row)
 
 
+# What DateTime64 holds of what a producer may claim: from 1970 to the end of 2299.
+_LAST_TIMESTAMP_MS = 10_413_791_999_999
+
+
 def _timestamp(timestamp_ms: int) -> str:
+    timestamp_ms = min(max(timestamp_ms, 0), _LAST_TIMESTAMP_MS)
     return f"{datetime.fromtimestamp(timestamp_ms / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
