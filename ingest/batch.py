@@ -151,3 +151,11 @@ class InsertBudget:
         turn_s = max(now_s, self._next_s)
         self._next_s = turn_s + self._interval_s
         return turn_s - now_s
+
+    def give_back(self) -> None:
+        """A turn is not needed: its batch became full and went at once.
+
+        Otherwise batches that fill faster than turns come would push the turns of all others ever
+        further into the future.
+        """
+        self._next_s -= self._interval_s

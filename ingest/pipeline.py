@@ -37,7 +37,7 @@ from shared.clickhouse.failures import (
     InsertViewError,
 )
 from shared.clock import Clock, Deadline
-from shared.errors import AppError, LogUnavailableError
+from shared.errors import AppError, LogUnavailableError, UnavailableError
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -50,6 +50,12 @@ POLL_TIMEOUT_S = 0.25
 # Below this a chunk is decoded at once: handing it to a thread costs more.
 INLINE_ROWS = 256
 LONGEST_BACKOFF_S = 15.0
+# When stopping, a range that failed so often is left open: the next start repeats it.
+LAST_ATTEMPTS = 5
+
+
+class _LeftOpenError(Exception):
+    """The range under way cannot be completed before the pipeline stops."""
 
 
 def backoff_s(attempt: int) -> float:
@@ -57,12 +63,14 @@ def backoff_s(attempt: int) -> float:
     return 0.0 if attempt <= 1 else min(LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(attempt - 2, 10))
 
 
-def _fault(error: InsertFailureError) -> Fault:
+def _fault(error: InsertFailureError | UnavailableError) -> Fault:
     """What the protocol has to know of a failure; all but a refusal is repeated for ever."""
     if isinstance(error, InsertViewError):
         return Fault.VIEW
     if isinstance(error, InsertRefusedError):
         return Fault.REFUSED
+    if isinstance(error, UnavailableError):
+        return Fault.UNKNOWN
     return Fault.RETRIABLE if error.stored == "no" else Fault.UNKNOWN
 
 
@@ -110,12 +118,22 @@ class Pipeline:
         self._partitions: dict[Partition, _Partition] = {}
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
+        self._unsettled: set[Partition] | None = None
         self._decoder_thread = ThreadPoolExecutor(1, f"decode-{settings.name}")
 
     @property
     def held(self) -> dict[Partition, str]:
         """Partitions that wait for an operator, and why."""
         return {p: t.held for p, t in self._partitions.items() if t.held}
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether, after the end of ``run``, no partition's range is open.
+
+        A range that only a failing view holds up counts as closed: replacing that view is what
+        completes it, under the same token.
+        """
+        return self._unsettled is not None and not self._unsettled
 
     async def run(self, *, recover_only: bool = False) -> None:
         """Deliver until ``stop``; only a mistake of ours ends it earlier.
@@ -137,16 +155,19 @@ class Pipeline:
             partition.finish()
 
     async def _read(self, group: asyncio.TaskGroup, *, recover_only: bool) -> None:
-        """Poll until stopped; everything assigned gets a task of its own."""
-        while not self._stopping.is_set():
+        """Poll until stopped, at least once; everything assigned gets a task of its own."""
+        while self._unsettled is None or not self._stopping.is_set():
             try:
                 poll = await self.source.poll(
                     max_rows=POLL_ROWS, max_bytes=POLL_BYTES, timeout_s=POLL_TIMEOUT_S
                 )
             except LogUnavailableError as error:
                 log.warning("log_not_answering", datasource=self.settings.name, error=str(error))
+                if self._stopping.is_set():
+                    return
                 await asyncio.sleep(1.0)
                 continue
+            self._unsettled = (self._unsettled or set()).difference(poll.revoked)
             for revoked in poll.revoked:
                 if revoked in self._tasks:
                     self._tasks[revoked].cancel()
@@ -161,9 +182,18 @@ class Pipeline:
         key = assignment.partition
         partition = _Partition(self, assignment)
         self._partitions[key] = partition
+        assert self._unsettled is not None
+        self._unsettled.add(key)
+        if self._stopping.is_set():
+            partition.finish()
         task = group.create_task(partition.run(), name=f"deliver-{key.topic}-{key.number}")
         self._tasks[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
+
+    def settled(self, key: Partition) -> None:
+        """A partition ended without an open range."""
+        assert self._unsettled is not None
+        self._unsettled.discard(key)
 
     def _forget(self, key: Partition, task: asyncio.Task[None]) -> None:
         if self._tasks.get(key) is task:
@@ -202,9 +232,14 @@ class _Partition:
         self._current: Batch | None = None
         self._waiting: Batch | None = None
         self._reasons: dict[int, str] = {}
+        self._view_failed = False
         self._changed = asyncio.Event()
-        self._finishing = False
+        self._stop = asyncio.Event()
         self.held = ""
+
+    @property
+    def _finishing(self) -> bool:
+        return self._stop.is_set()
 
     # Records in -------------------------------------------------------------------------------
 
@@ -219,7 +254,7 @@ class _Partition:
 
     def finish(self) -> None:
         """Flush what was read, complete it, and end."""
-        self._finishing = True
+        self._stop.set()
         self._changed.set()
 
     def _take_batch(self) -> delivery.Ready:
@@ -255,6 +290,7 @@ class _Partition:
                 return
             self._changed.clear()
             await self._wait(left_s)
+        self._pipeline.budget.give_back()
 
     async def _wait(self, timeout_s: float | None) -> None:
         try:
@@ -268,8 +304,19 @@ class _Partition:
 
     async def run(self) -> None:
         """Claim the partition, recover what was left open, deliver until told to finish."""
+        is_settled = False
+        try:
+            await self._deliver()
+            is_settled = self._state.phase is Phase.OPEN
+        except _LeftOpenError as reason:
+            self._alarm("range_left_open", reason=str(reason))
+            is_settled = self._view_failed
+        if is_settled:
+            self._pipeline.settled(self._partition)
+
+    async def _deliver(self) -> None:
         todo = deque[Action](self._tell(self._assigned()))
-        while self._state.phase is not Phase.LOST:
+        while todo or self._state.phase is not Phase.LOST:
             if todo:
                 event = await self._perform(todo.popleft())
             elif self._state.draining or (self.held and self._finishing):
@@ -340,7 +387,20 @@ class _Partition:
             except AppError as error:
                 attempt += 1
                 self._alarm(f"{what}_failed", error=str(error), attempt=attempt)
-                await asyncio.sleep(backoff_s(attempt))
+                if self._finishing and attempt > LAST_ATTEMPTS:
+                    raise _LeftOpenError(str(error)) from error
+                await self._back_off(attempt)
+
+    async def _back_off(self, attempt: int) -> None:
+        """Wait before an attempt; being told to finish cuts it short, once."""
+        if self._finishing:
+            await asyncio.sleep(backoff_s(attempt))
+            return
+        try:
+            async with asyncio.timeout(backoff_s(attempt)):
+                await self._stop.wait()
+        except TimeoutError:
+            return
 
     def _alarm(self, event: str, **facts: object) -> None:
         log.error(
@@ -385,7 +445,13 @@ class _Partition:
         return delivery.Reread(is_whole=is_whole, is_certain=is_certain)
 
     async def _insert(self, action: delivery.Insert) -> Event:
-        await asyncio.sleep(backoff_s(action.attempt))
+        self._view_failed = action.of_view
+        if self._finishing and (action.of_view or action.attempt > LAST_ATTEMPTS):
+            raise _LeftOpenError(
+                "a view fails" if action.of_view else "ClickHouse does not take it"
+            )
+        if action.attempt > 1:
+            await self._back_off(action.attempt)
         batch = self._current
         assert batch is not None and batch.next == action.next
         if action.excluded and action.attempt > 1:
@@ -401,7 +467,7 @@ class _Partition:
                 partition=self._partition.number,
                 token=action.token,
             )
-        except InsertFailureError as error:
+        except (InsertFailureError, UnavailableError) as error:
             self._alarm("insert_failed", error=str(error), code=error.code, attempt=action.attempt)
             self._pipeline.observer.failed(error.code)
             return delivery.InsertFailed(_fault(error))
@@ -435,7 +501,9 @@ class _Partition:
     async def _search(self, action: delivery.Search) -> Event:
         assert self._state.intent is not None
         chunks = await self._source.read(self._partition, action.first, action.next)
-        guilty = await self._landing.find_guilty(without(chunks, self._state.intent.excluded))
+        guilty = await self._landing.find_guilty(
+            self._partition.number, without(chunks, self._state.intent.excluded)
+        )
         self._reasons |= guilty
         if not guilty:
             self._alarm("no_guilty_row_found", first=action.first, next=action.next)
@@ -466,8 +534,9 @@ class _Partition:
             held = await self._landing.held_offsets(
                 self._state.stream, self._partition.number, action.first, action.next
             )
-            stored = (o for run in batch.runs for o in range(run.first, run.first + run.count))
-            missing = {o for o in stored if o not in held}
+            if self._landing.keeps_every_row:
+                missing = {o for r in batch.runs for o in range(r.first, r.first + r.count)}
+            missing -= held
             rejected = {o: r for o, r in rejected.items() if o not in held}
         reasons = {o: self._reasons.get(o, REFUSED_MESSAGE) for o in missing if o not in rejected}
         return [*rejected.values(), *refusals(chunks, reasons)]

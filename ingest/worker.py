@@ -80,6 +80,7 @@ class Worker:
         self._clock = clock
         self._observe = observe
         self._running: dict[str, _Running] = {}
+        self._unsettled: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Worker(running={sorted(self._running)})"
@@ -100,6 +101,7 @@ class Worker:
                 self._start(datasource)
 
     def _start(self, datasource: Datasource) -> None:
+        self._unsettled.discard(datasource.name)
         pipeline = self._pipeline(datasource)
         task = asyncio.create_task(pipeline.run(), name=f"pipeline-{datasource.name}")
         self._running[datasource.name] = _Running(
@@ -144,23 +146,32 @@ class Worker:
     async def recover(self, datasources: Iterable[Datasource]) -> None:
         """Complete every range that an earlier process left open, and nothing else.
 
+        What cannot be completed now is left open, and ``pause`` says so.
+
         Called with the data sources as they were deployed then, before any table is changed.
         """
         pipelines = [self._pipeline(datasource) for datasource in datasources]
         async with asyncio.TaskGroup() as group:
             for pipeline in pipelines:
                 group.create_task(pipeline.run(recover_only=True))
+        self._note(pipelines)
+
+    def _note(self, stopped: Iterable[Pipeline]) -> None:
+        self._unsettled |= {p.settings.name for p in stopped if not p.is_at_rest}
 
     async def pause(self, names: Iterable[str], deadline: Deadline) -> bool:
-        """Flush and stop these data sources; False when one did not finish in time.
+        """Flush and stop these data sources; False when one of them has a range open.
 
-        Afterwards their positions carry no intent and their tables may be changed.
+        After True their tables and views may be changed: nothing of them is under way but what
+        waits for a view to be mended.
         """
+        names = list(names)
         stopping = [self._running.pop(name) for name in names if name in self._running]
         for running in stopping:
             running.pipeline.stop()
         await asyncio.gather(*(finish(r.pipeline, r.task, deadline) for r in stopping))
-        return all(not r.task.cancelled() for r in stopping)
+        self._note(r.pipeline for r in stopping)
+        return self._unsettled.isdisjoint(names)
 
     async def close(self, deadline: Deadline) -> None:
         """Flush and stop everything."""
