@@ -1,162 +1,28 @@
 # ruff: noqa: ASYNC110 - what is waited for happens in another thread or in the log
+
 """The pipeline on a real engine and log, with faults in between: once, in table and view."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
 
-from deploy import ddl
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
-from ingest.log.local import LocalLog, open_local_log
-from ingest.observe import MetricsObserver
-from ingest.progress import Progress
-from ingest.source.local import LocalSource
-from ingest.worker import Worker, WorkerSettings
-from shared.clickhouse.contract import ClickHouse, Insert, Statement, Summary
+from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clickhouse.failures import InsertFailureError, InsertRetriableError
-from shared.clock import Deadline, SystemClock
-from shared.model.resources import Column, Datasource, EngineSpec
-from shared.observe.metrics import Metrics
-
-CLOCK = SystemClock()
-Fault = Callable[[Insert, Callable[[], "asyncio.Future[Summary]"]], "asyncio.Future[Summary]"]
-
-
-class FaultyEngine:
-    """The real engine, with a plan of what goes wrong at each insert into the landing table."""
-
-    def __init__(self, engine: ClickHouse, table: str) -> None:
-        self._engine = engine
-        self._table = table
-        self.plan: list[str] = []
-        self.inserts = 0
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._engine, name)
-
-    async def insert(self, insert: Insert) -> Summary:
-        if insert.table != self._table:
-            return await self._engine.insert(insert)
-        self.inserts += 1
-        fault = self.plan.pop(0) if self.plan else ""
-        if fault == "before":
-            raise InsertRetriableError("the answer was lost before anything happened")
-        summary = await self._engine.insert(insert)
-        if fault == "after":
-            raise InsertRetriableError("the answer was lost after it took effect")
-        return summary
-
-
-class Rig(Struct, kw_only=True):
-    """A data source with a table and a view, a log, and workers that can be started and killed."""
-
-    engine: EmbeddedClickHouse
-    faulty: FaultyEngine
-    log: LocalLog
-    datasource: Datasource
-    progress: Progress
-    limits: BatchLimits
-    sent: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.datasource.name
-
-    def worker(self, on_step: Callable[[Partition, str, str], None] | None = None) -> Worker:
-        def observe(name: str) -> MetricsObserver:
-            return MetricsObserver(Metrics(), name, on_step or (lambda *_: None))
-
-        worker = Worker(
-            WorkerSettings(limits=self.limits),
-            self.faulty,  # type: ignore[arg-type]  # the rest of the contract is passed through
-            lambda topic, group: LocalSource(self.log, topic, group),
-            progress=self.progress,
-            clock=CLOCK,
-            observe=observe,
-        )
-        worker.start({self.name: self.datasource})
-        return worker
-
-    async def send(self, count: int, *, bad: int = 0) -> tuple[Partition, int]:
-        """Good events over two months, and bad ones between them."""
-        values = [
-            json.dumps({"id": self.sent + i, "ts": f"2024-0{i % 2 + 1}-01 00:00:00"}).encode()
-            for i in range(count)
-        ]
-        values += [b'{"id": "x", "ts": "2024-01-01 00:00:00"}' for _ in range(bad)]
-        self.sent += count
-        appended = await self.log.append(f"events.{self.name}", values)
-        return appended.partition, appended.next
-
-    async def stored(self, partition: Partition, next_: int) -> None:
-        assert await self.progress.reached(partition, next_, 30)
-
-    async def one(self, sql: str) -> list[str]:
-        result = await self.engine.fetch(Statement(sql=sql.replace("EV", self.name), format="TSV"))
-        return result.body.decode().split()
-
-    async def assert_exactly_once(self, quarantined: int = 0) -> None:
-        rows = await self.one("SELECT count(), uniqExact(__offset), uniqExact(id) FROM EV")
-        assert rows == [str(self.sent)] * 3
-        assert await self.one("SELECT sum(n) FROM EV_view_target") == [str(self.sent)]
-        found = await self.one("SELECT count(), uniqExact(__offset) FROM EV_quarantine FINAL")
-        assert found == [str(quarantined)] * 2
+from shared.clock import Deadline
+from tests.contract.delivery_rig import CLOCK, Rig, kill, open_rig
 
 
 @pytest.fixture
 async def rig(engine: EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
-    name = "ev" + uuid.uuid4().hex[:8]
-    datasource = Datasource(
-        name=name,
-        columns=(
-            Column(name="id", type="UInt32", jsonpath="$.id"),
-            Column(name="ts", type="DateTime", jsonpath="$.ts"),
-        ),
-        engine=EngineSpec(partition_key="toYYYYMM(ts)", sorting_key="id"),
-    )
-    target = Datasource(
-        name=f"{name}_view_target",
-        columns=(Column(name="m", type="UInt32"), Column(name="n", type="UInt64")),
-        engine=EngineSpec(name="SummingMergeTree", sorting_key="m"),
-    )
-    view = ddl.ViewDefinition(
-        name=f"{name}_view",
-        target=target.name,
-        select=f"SELECT toYYYYMM(ts) AS m, count() AS n FROM {name} GROUP BY m",
-    )
-    for sql in (
-        ddl.create_quarantine(engine.database, datasource),
-        ddl.create_table(engine.database, datasource),
-        ddl.create_table(engine.database, target),
-        ddl.create_view(engine.database, view),
-    ):
-        await engine.execute(Statement(sql=sql))
-    log = open_local_log(tmp_path)
-    yield Rig(
-        engine=engine,
-        faulty=FaultyEngine(engine, name),
-        log=log,
-        datasource=datasource,
-        progress=Progress(),
-        limits=BatchLimits(max_age_s=0.02),
-    )
-    await log.close()
-
-
-async def kill(worker: Worker) -> None:
-    """End a worker without letting it finish anything, as a crash would."""
-    for running in worker._running.values():
-        running.task.cancel()
-    await asyncio.gather(*(r.task for r in worker._running.values()), return_exceptions=True)
+    async with open_rig(engine, tmp_path) as made:
+        yield made
 
 
 async def test_good_rows_beside_bad_ones_are_stored_and_the_bad_ones_quarantined(rig: Rig) -> None:

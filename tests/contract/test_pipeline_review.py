@@ -1,0 +1,336 @@
+"""Where delivery could stall, stop early or say what is not true: on a real engine and log."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from ingest.batch import BatchLimits
+from ingest.chunk import Partition
+from ingest.delivery import Metadata, decode_metadata
+from ingest.log.local import open_local_log
+from ingest.source.contract import Poll
+from ingest.source.local import LocalSource
+from shared.clickhouse.contract import Statement
+from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clock import Deadline
+from shared.errors import LogUnavailableError
+from shared.model.resources import EngineSpec
+from tests.contract.delivery_rig import CLOCK, Rig, kill, open_rig
+
+REPLACING = EngineSpec(name="ReplacingMergeTree", partition_key="toYYYYMM(ts)", sorting_key="id")
+
+
+@pytest.fixture
+async def rig(engine: EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_rig(engine, tmp_path) as made:
+        yield made
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Poll for something that nothing can be awaited for."""
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def committed(rig: Rig, partition: Partition) -> tuple[int, Metadata]:
+    found = await rig.log.committed(rig.name, partition)
+    assert found is not None
+    metadata = decode_metadata(found.metadata)
+    assert metadata is not None
+    return found.position, metadata
+
+
+class RefusesCommits(LocalSource):
+    """Refuses the commits whose numbers are planned, as a full disk would."""
+
+    refused: frozenset[int] = frozenset()
+    commits = 0
+
+    async def commit(self, partition: Partition, offset: int, metadata: str) -> bool:
+        type(self).commits += 1
+        if self.commits in self.refused:
+            return False
+        return await super().commit(partition, offset, metadata)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_a_partition_whose_commit_was_refused_goes_on(rig: Rig, number: int) -> None:
+    class Source(RefusesCommits):
+        refused = frozenset({number})
+
+    rig.source = Source
+    worker = rig.worker()
+    await rig.stored(*await rig.send(10, bad=1))
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=1)
+
+
+async def test_partitions_given_back_at_one_time_are_all_assigned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_local_log(tmp_path)
+    await log.create_topic("t", 3)
+    source = LocalSource(log, "t", "g")
+
+    async def poll() -> Poll:
+        return await source.poll(max_rows=1, max_bytes=1, timeout_s=0)
+
+    await poll()
+    ask = log.log_start
+
+    async def release_meanwhile(partition: Partition) -> int:
+        monkeypatch.setattr(log, "log_start", ask)
+        start = await ask(partition)
+        await source.release(Partition("t", 1))
+        return start
+
+    await source.release(Partition("t", 0))
+    monkeypatch.setattr(log, "log_start", release_meanwhile)
+    first, second = await poll(), await poll()
+    numbers = [a.partition.number for a in (*first.assigned, *second.assigned)]
+    assert sorted(numbers) == [0, 1]
+    await log.close()
+
+
+async def test_a_pause_of_the_owner_before_does_not_hold_back_the_next(tmp_path: Path) -> None:
+    log = open_local_log(tmp_path)
+    appended = await log.append("t", [b"1"])
+    source = LocalSource(log, "t", "g")
+    await source.poll(max_rows=1, max_bytes=1, timeout_s=0)
+    source.pause(appended.partition)
+    source.open(appended.partition, 0)
+    poll = await source.poll(max_rows=1, max_bytes=100, timeout_s=0)
+    assert [list(c.offsets) for c in poll.chunks] == [[0]]
+    await log.close()
+
+
+async def test_stopping_while_partitions_are_being_assigned_ends_at_once(rig: Rig) -> None:
+    asked = asyncio.Event()
+    go_on = asyncio.Event()
+
+    class Slow(LocalSource):
+        async def poll(self, *, max_rows: int, max_bytes: int, timeout_s: float) -> Poll:
+            asked.set()
+            await go_on.wait()
+            return await super().poll(max_rows=max_rows, max_bytes=max_bytes, timeout_s=timeout_s)
+
+    rig.source = Slow
+    worker = rig.worker()
+    await asked.wait()
+    pausing = asyncio.create_task(worker.pause([rig.name], Deadline(CLOCK, 10)))
+    await asyncio.sleep(0)
+    go_on.set()
+    async with asyncio.timeout(5):
+        assert await pausing
+
+
+async def test_pausing_right_after_starting_completes_the_range_that_was_open(rig: Rig) -> None:
+    partition, next_ = await leave_a_range_open(rig)
+    worker = rig.worker()
+    assert await worker.pause([rig.name], Deadline(CLOCK, 10))
+    position, metadata = await committed(rig, partition)
+    assert (position, metadata.intent) == (next_, None)
+    await rig.assert_exactly_once()
+
+
+async def leave_a_range_open(rig: Rig) -> tuple[Partition, int]:
+    crashed = asyncio.Event()
+
+    def crash(partition: Partition, at: str, when: str) -> None:
+        if (at, when) == ("insert", "before"):
+            crashed.set()
+            raise asyncio.CancelledError
+
+    worker = rig.worker(crash)
+    sent = await rig.send(10)
+    async with asyncio.timeout(10):
+        await crashed.wait()
+    await kill(worker)
+    return sent
+
+
+async def test_a_data_source_is_not_at_rest_while_a_range_cannot_be_completed(rig: Rig) -> None:
+    rig.faulty.plan = ["before"] * 1000
+    worker = rig.worker()
+    await rig.send(10)
+    await until(lambda: rig.faulty.inserts > 0)
+    assert not await worker.pause([rig.name], Deadline(CLOCK, 20))
+    # Nothing runs any more; it is still not at rest.
+    assert not await worker.pause([rig.name], Deadline(CLOCK, 1))
+    rig.faulty.plan = []
+    worker.start({rig.name: rig.datasource})
+    assert await worker.pause([rig.name], Deadline(CLOCK, 20))
+    await rig.assert_exactly_once()
+
+
+async def test_a_range_whose_closing_commit_is_refused_while_stopping_is_not_at_rest(
+    rig: Rig,
+) -> None:
+    class Source(RefusesCommits):
+        refused = frozenset({3})
+
+    rig.source = Source
+    rig.limits = BatchLimits(max_age_s=60)
+    worker = rig.worker()
+    await rig.send(10)
+    pipeline = worker._running[rig.name].pipeline
+    await until(lambda: any(not p._batcher.is_empty for p in pipeline._partitions.values()))
+    assert not await worker.pause([rig.name], Deadline(CLOCK, 10))
+
+
+BROKEN = "toUInt32(throwIf(id >= 0))"
+
+
+async def break_view(rig: Rig) -> None:
+    await rig.engine.execute(Statement(sql=f"DROP VIEW {rig.name}_view"))
+    await make_view(rig, BROKEN)
+
+
+async def make_view(rig: Rig, month: str) -> None:
+    await rig.engine.execute(
+        Statement(
+            sql=f"CREATE MATERIALIZED VIEW {rig.name}_view TO {rig.name}_view_target AS"
+            f" SELECT {month} AS m, count() AS n FROM {rig.name} GROUP BY m"
+        )
+    )
+
+
+async def test_a_failing_view_can_be_replaced_by_a_deployment(rig: Rig) -> None:
+    await break_view(rig)
+    worker = rig.worker()
+    partition, next_ = await rig.send(40, bad=1)
+    await until(lambda: rig.faulty.inserts >= 2)
+    assert await worker.pause([rig.name], Deadline(CLOCK, 20))
+    await rig.engine.execute(Statement(sql=f"DROP VIEW {rig.name}_view"))
+    await make_view(rig, "toYYYYMM(ts)")
+    worker.start({rig.name: rig.datasource})
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=1)
+
+
+async def test_recovery_does_not_wait_for_a_view_that_only_a_deployment_can_mend(
+    rig: Rig,
+) -> None:
+    partition, next_ = await leave_a_range_open(rig)
+    await break_view(rig)
+    worker = rig.idle_worker()
+    async with asyncio.timeout(10):
+        await worker.recover([rig.datasource])
+    assert await worker.pause([rig.name], Deadline(CLOCK, 1))
+    await rig.engine.execute(Statement(sql=f"DROP VIEW {rig.name}_view"))
+    await make_view(rig, "toYYYYMM(ts)")
+    worker.start({rig.name: rig.datasource})
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once()
+
+
+async def test_an_engine_that_is_too_busy_is_asked_again(rig: Rig) -> None:
+    rig.faulty.plan = ["busy", "busy"]
+    worker = rig.worker()
+    partition, next_ = await rig.send(10, bad=1)
+    # A restart of the pipeline would take longer.
+    assert await rig.progress.reached(partition, next_, 3)
+    assert rig.faulty.inserts == 3
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=1)
+
+
+@pytest.mark.parametrize(
+    "spec", [REPLACING, EngineSpec(sorting_key="id", ttl="ts + INTERVAL 1 DAY")], ids=["key", "ttl"]
+)
+async def test_rows_that_the_table_itself_gave_up_are_not_quarantined(
+    engine: EmbeddedClickHouse, tmp_path: Path, spec: EngineSpec
+) -> None:
+    async with open_rig(engine, tmp_path, spec) as rig:
+        rig.faulty.plan = ["after"]
+        worker = rig.worker()
+        same = b'{"id": 1, "ts": "2024-01-01 00:00:00"}'
+        appended = await rig.log.append(f"events.{rig.name}", [same, b"{}", same])
+        await until(lambda: rig.faulty.inserts > 0)
+        await rig.engine.execute(Statement(sql=f"OPTIMIZE TABLE {rig.name} FINAL"))
+        await rig.stored(appended.partition, appended.next)
+        await worker.close(Deadline(CLOCK, 10))
+        found = await rig.one("SELECT __offset FROM EV_quarantine FINAL")
+        assert found == ["1"]
+
+
+async def test_records_that_are_all_excluded_do_not_stop_a_second_search(rig: Rig) -> None:
+    worker = rig.worker()
+    await rig.engine.execute(
+        Statement(sql=f"ALTER TABLE {rig.name} ADD CONSTRAINT small CHECK id > 100")
+    )
+    partition, next_ = await rig.send(20)
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    assert await rig.one("SELECT count() FROM EV_quarantine FINAL") == ["20"]
+    assert await rig.one("SELECT name FROM system.tables WHERE name LIKE 'EV__scratch%'") == []
+
+
+async def test_only_tombstones_and_rejections_are_a_range_too(rig: Rig) -> None:
+    worker = rig.worker()
+    partition, next_ = await rig.send(0, bad=2)
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once(quarantined=2)
+
+
+# The embedded log -----------------------------------------------------------------------------
+
+
+async def test_every_append_gets_an_answer_whatever_the_writer_meets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_local_log(tmp_path)
+    await log.append("t", [b"1"])
+
+    def fail(group: object) -> None:
+        raise OverflowError("BLOB longer than INT_MAX bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_write", fail)
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(
+                *(log.append("t", [b"2"]) for _ in range(3)), return_exceptions=True
+            )
+    assert {type(r) for r in results} == {LogUnavailableError}
+    assert (await log.append("t", [b"3"])).first == 1
+    await log.close()
+
+
+async def test_offsets_follow_the_file_even_if_a_failed_write_reached_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_local_log(tmp_path)
+    written = log._write
+
+    def write_and_fail(group: list[object]) -> None:
+        written(group)  # type: ignore[arg-type]
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_write", write_and_fail)
+        with pytest.raises(LogUnavailableError):
+            await log.append("t", [b"1"])
+    appended = await log.append("t", [b"2"])
+    assert (appended.first, appended.next) == (1, 2)
+    await log.close()
+
+
+async def test_one_large_append_is_kept_in_pieces(tmp_path: Path) -> None:
+    log = open_local_log(tmp_path)
+    values = [b"%d" % i * 2000 for i in range(3000)]
+    appended = await log.append("t", values)
+    largest = log._db.execute("SELECT max(length(payload)), count(*) FROM segments").fetchone()
+    assert largest[0] < 6 << 20 and largest[1] > 1
+    source = LocalSource(log, "t", "g")
+    chunks = await source.read(appended.partition, 0, appended.next)
+    assert [v for c in chunks for v in c.values] == values
+    await log.close()
