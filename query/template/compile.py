@@ -7,14 +7,16 @@ run longer than it is.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
 from query.template import functions_plain as plain
 from query.template.calls import Evaluate
+from query.template.comprehension import Assign, compile_target
 from query.template.emit import Emit, emit, emit_like, emit_nothing, emit_sample
-from query.template.expression import Assign, compile_expression, compile_target
+from query.template.expression import compile_expression
 from query.template.nodes import (
     Block,
     Break,
@@ -334,7 +336,7 @@ _EMITTERS: dict[str, Emit] = {
 
 def _emitter(context: Context, expression: Expression) -> Emit:
     """What writes the value of one output, a missing parameter included."""
-    name = expression.text if expression.text.isidentifier() else None
+    name = expression.tree.id if isinstance(expression.tree, ast.Name) else None
     fixed = _EMITTERS.get(context)
 
     def write(state: RenderState, value: object) -> None:

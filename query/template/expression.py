@@ -8,25 +8,21 @@ methods. Names are variables of the template or parameters; a name that is neith
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from query.template import functions_plain as plain
 from query.template.calls import CallSite, Evaluate
-from query.template.nodes import Expression, Target
+from query.template.comprehension import build_collect, build_text
+from query.template.nodes import Expression
 from query.template.operators import ARITHMETIC, COMPARISONS, OUTPUT_ARITHMETIC, Binary
 from query.template.registry import BUILT, METHOD_NAMES, PLAIN, SIGNATURES, method_of
 from query.template.source import template_error
-from query.template.state import EvaluationError, RenderState
+from query.template.state import EvaluationError, RenderState, shorten
 from query.template.syntax import REFUSED_NAMES
 from shared.errors import TemplateError
 from shared.model.workspace import did_you_mean
 
-Assign = Callable[[RenderState, object], None]
-
 _MAX_CONSTANT_BITS = 512
-_FORMAT_SPEC = re.compile(r"[<>^]?[+ ]?0?[0-9]{0,2},?(?:\.[0-9]{1,2})?[dfeg%s]?")
 _SCALAR_KEYS = (str, int, float, bool, type(None))
 
 
@@ -37,27 +33,6 @@ def compile_expression(expression: Expression, sql: str, *, in_output: bool) -> 
         TemplateError: It holds something that the language does not have.
     """
     return _Compiler(expression, sql, in_output).compile(expression.tree)
-
-
-def compile_target(target: Target) -> Assign:
-    """What assigns a value to the names of a loop or ``set``."""
-    if isinstance(target, str):
-        name = target
-
-        def assign(state: RenderState, value: object) -> None:
-            state.variables[name] = value
-
-        return assign
-    parts = [compile_target(part) for part in target]
-
-    def unpack(state: RenderState, value: object) -> None:
-        items = plain.sequence(state, value)
-        if len(items) != len(parts):
-            raise EvaluationError(f"{len(items)} values cannot go to {len(parts)} names")
-        for part, item in zip(parts, items, strict=True):
-            part(state, item)
-
-    return unpack
 
 
 class _Compiler:
@@ -128,41 +103,7 @@ class _Compiler:
         return evaluate
 
     def joined_text(self, node: ast.JoinedStr) -> Evaluate:
-        parts = [self._text_part(part) for part in node.values]
-
-        def evaluate(state: RenderState) -> object:
-            texts = [part(state) for part in parts]
-            plain.check_text_size(sum(map(len, texts)))
-            return plain.checked_text(state, "".join(texts))
-
-        return evaluate
-
-    def _text_part(self, node: ast.expr) -> Callable[[RenderState], str]:
-        if isinstance(node, ast.Constant):
-            text = str(node.value)
-            return lambda state: text
-        if not isinstance(node, ast.FormattedValue):
-            raise self._fail(node, "This cannot stand in a text")
-        read, spec = self.compile(node.value), self._format_spec(node)
-        as_written = node.conversion in (ord("r"), ord("a"))
-
-        def evaluate(state: RenderState) -> str:
-            value = read(state)
-            state.weigh(value)
-            if as_written:
-                return format(repr(value), spec)
-            return format(value, spec) if spec else str(value)
-
-        return evaluate
-
-    def _format_spec(self, node: ast.FormattedValue) -> str:
-        if node.format_spec is None:
-            return ""
-        parts = node.format_spec.values if isinstance(node.format_spec, ast.JoinedStr) else []
-        spec = "".join(str(part.value) if isinstance(part, ast.Constant) else "?" for part in parts)
-        if _FORMAT_SPEC.fullmatch(spec) is None:
-            raise self._fail(node, f"The format '{spec}' is not part of the template language")
-        return spec
+        return build_text(node, self.compile, self._fail)
 
     # Operators
 
@@ -274,7 +215,7 @@ class _Compiler:
                     return ""
                 where = "The text is too short" if isinstance(value, str) else "There is no item"
                 raise EvaluationError(
-                    f"{where} for [{key!r}]; check with len() or 'in' first"
+                    f"{where} for [{shorten(key)}]; check with len() or 'in' first"
                 ) from None
 
         return evaluate
@@ -299,60 +240,20 @@ class _Compiler:
         return evaluate
 
     def comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> Evaluate:
-        collect = self._collect(node.generators, self.compile(node.elt))
+        collect = build_collect(node.generators, self.compile(node.elt), self.compile, self._fail)
         if isinstance(node, ast.SetComp):
             return lambda state: set(collect(state))
         return collect
 
     def dict_comprehension(self, node: ast.DictComp) -> Evaluate:
         key, value = self.compile(node.key), self.compile(node.value)
-        collect = self._collect(node.generators, lambda state: (key(state), value(state)))
+        collect = build_collect(
+            node.generators,
+            lambda state: (key(state), value(state)),
+            self.compile,
+            self._fail,
+        )
         return lambda state: dict(collect(state))  # type: ignore[arg-type]
-
-    def _collect(
-        self, generators: list[ast.comprehension], element: Evaluate
-    ) -> Callable[[RenderState], list[object]]:
-        """Every element in a list; the names it assigns are gone afterwards, as in Python."""
-        cost = sum(1 for clause in generators for _ in ast.walk(clause)) + 2
-        clauses = [
-            (
-                self.compile(clause.iter),
-                compile_target(self._target(clause.target)),
-                [self.compile(test) for test in clause.ifs],
-            )
-            for clause in generators
-        ]
-
-        def fill(state: RenderState, made: list[object], depth: int) -> None:
-            if depth == len(clauses):
-                made.append(element(state))
-                return
-            iterable, assign, tests = clauses[depth]
-            for item in plain.sequence(state, iterable(state)):
-                state.charge(cost)
-                assign(state, item)
-                if all(test(state) for test in tests):
-                    fill(state, made, depth + 1)
-
-        def evaluate(state: RenderState) -> list[object]:
-            made: list[object] = []
-            outer = state.variables
-            state.variables = dict(outer)
-            try:
-                fill(state, made, 0)
-            finally:
-                state.variables = outer
-            state.weigh(made)
-            return made
-
-        return evaluate
-
-    def _target(self, node: ast.expr) -> Target:
-        if isinstance(node, ast.Name):
-            return node.id
-        if isinstance(node, ast.Tuple | ast.List) and node.elts:
-            return tuple(self._target(part) for part in node.elts)
-        raise self._fail(node, "Only names can be assigned")
 
     def call(self, node: ast.Call) -> Evaluate:
         keywords: dict[str, ast.expr] = {}
@@ -412,6 +313,8 @@ class _Compiler:
             receiver = read(state)
             if receiver is None:
                 receiver = _without_value(state, names)
+            if isinstance(receiver, str) and len(receiver) > 1024:
+                state.charge(len(receiver) >> 8)
             method = method_of(receiver, name)
             if method is None:
                 if state.test_mode:

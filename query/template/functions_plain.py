@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from query.template.state import EvaluationError, OverLimitError, RenderState
+from query.template.state import EvaluationError, OverLimitError, RenderState, shorten
 from query.template.values import BadValueError, read_date, read_datetime, read_float, read_integer
 
 _MAX_TEXT = 1_000_000
@@ -100,9 +100,10 @@ def to_int(state: RenderState, value: object = 0) -> object:
     if isinstance(value, float | bool):
         return int(value)
     try:
-        return read_integer(value.strip() if isinstance(value, str) else value)
+        short = value.strip() if isinstance(value, str) and len(value) <= 100 else value
+        return read_integer(short)
     except BadValueError:
-        raise EvaluationError(f"int() takes a whole number, not '{str(value)[:80]}'") from None
+        raise EvaluationError(f"int() takes a whole number, not '{shorten(value)}'") from None
 
 
 def to_float(state: RenderState, value: object = 0.0) -> object:
@@ -110,7 +111,7 @@ def to_float(state: RenderState, value: object = 0.0) -> object:
     try:
         return read_float(int(value) if isinstance(value, bool) else value)
     except BadValueError:
-        raise EvaluationError(f"float() takes a number, not '{str(value)[:80]}'") from None
+        raise EvaluationError(f"float() takes a number, not '{shorten(value)}'") from None
 
 
 def to_bool(state: RenderState, value: object = False) -> object:

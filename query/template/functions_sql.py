@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 
 from query.template.calls import CallSite, Evaluate, read_argument
-from query.template.state import EvaluationError, RenderState
+from query.template.state import EvaluationError, RenderState, shorten
 from query.template.values import (
     NOTHING,
     BadValueError,
@@ -25,6 +25,7 @@ ACTIVATIONS = ("analyzer", "parallel_replicas", "optimize_aggregation_in_order")
 DEACTIVATIONS = ("analyzer",)
 MAX_THREADS = 1024
 MAX_NAMES = 1000
+MAX_NAME_LENGTH = 1000
 
 _OPERATORS = {
     "in": "in",
@@ -54,22 +55,25 @@ def build_defined(site: CallSite) -> Evaluate:
     return lambda state: read(state) is not None
 
 
+def _name_parts(value: object) -> list[str]:
+    """The parts of a dotted name, empty where one is no identifier."""
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH:
+        return []
+    parts = value.split(".")
+    return parts if all(map(is_identifier, parts)) else []
+
+
 def _quote_symbol(state: RenderState, value: object) -> Identifier | None:
-    parts = value.split(".") if isinstance(value, str) else []
-    if not parts or not all(is_identifier(part) for part in parts):
-        return None
-    return Identifier(quote_identifier(str(value)))
+    return Identifier(quote_identifier(str(value))) if _name_parts(value) else None
 
 
 def _quote_path(state: RenderState, value: object) -> Identifier | None:
-    parts = value.split(".") if isinstance(value, str) else []
-    if not parts or not all(is_identifier(part) for part in parts):
-        return None
-    return Identifier(".".join(quote_identifier(part) for part in parts))
+    parts = _name_parts(value)
+    return Identifier(".".join(map(quote_identifier, parts))) if parts else None
 
 
 def _quote_table(state: RenderState, value: object) -> Identifier | None:
-    return _quote_path(state, value) if value in state.resources else None
+    return _quote_path(state, value) if _name_parts(value) and value in state.resources else None
 
 
 def _build_name(site: CallSite, quote: Quote, expected: str, stand_in: Identifier) -> Evaluate:
@@ -89,7 +93,7 @@ def _build_name(site: CallSite, quote: Quote, expected: str, stand_in: Identifie
         if quoted is None:
             if not given:
                 message = f"The default of parameter '{name}' must be {expected}"
-                raise EvaluationError(f"{message}, not '{value}'")
+                raise EvaluationError(f"{message}, not '{shorten(value)}'")
             state.bad(name, value, expected, "name")
             return stand_in
         return quoted
@@ -119,9 +123,12 @@ def build_columns(site: CallSite) -> Evaluate:
         raise site.fail("The function of columns() must be the name of a function")
 
     def quote(state: RenderState, value: object) -> Identifier | None:
+        if isinstance(value, str) and len(value) > MAX_NAMES * 100:
+            return None
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list | tuple) or not 0 < len(names) <= MAX_NAMES:
             return None
+        state.charge(len(names))
         shown = []
         for each in names:
             name = each.strip() if isinstance(each, str) else each

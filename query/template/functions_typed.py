@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from query.template.calls import METADATA, Argument, CallSite, Evaluate, read_argument
-from query.template.state import EvaluationError, RenderState
+from query.template.state import EvaluationError, RenderState, shorten
 from query.template.values import SCALARS, BadValueError, ScalarType, SqlArray, UInt8
 
 _KEYWORDS = frozenset({"default", "defined", *METADATA})
@@ -59,7 +59,7 @@ def _constant_default(site: CallSite, scalar: ScalarType, argument: Argument) ->
             return scalar.read(value)
         except BadValueError:
             message = f"The default of parameter '{parameter}' must be {scalar.expected}"
-            raise EvaluationError(f"{message}, not '{value}'") from None
+            raise EvaluationError(f"{message}, not '{shorten(value)}'") from None
 
     node = site.argument(1, "default")
     if isinstance(node, ast.Constant):
@@ -91,6 +91,8 @@ def _typed(
         return stand_in
 
     def given(state: RenderState, value: object) -> object:
+        if not isinstance(value, str | int | float):
+            state.weigh(value)
         try:
             return read(value)
         except BadValueError:

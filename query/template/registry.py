@@ -105,7 +105,10 @@ def _affixes(value: object) -> str | tuple[str, ...]:
 
 
 def _strip(value: object) -> str | None:
-    return None if value is None else _text(value)
+    text = None if value is None else _text(value)
+    if text is not None and len(text) > 100:
+        raise EvaluationError("strip() takes at most 100 characters to strip")
+    return text
 
 
 def _get(state: RenderState, mapping: dict[object, object], *args: object) -> object:

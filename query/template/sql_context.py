@@ -234,13 +234,12 @@ class _Walk:
     def __init__(self, sql: str) -> None:
         self._sql = sql
         self._loops: list[set[SqlState]] = []
+        self._entries: dict[int, States] = {}
         self.reached: dict[int, set[SqlState]] = {}
 
     def block(self, block: Block, states: States) -> States:
         for node in block:
-            states = self._node(node, states)
-            if len(states) > MAX_STATES:
-                raise template_error("The SQL around tags is too tangled", self._sql, 0, limit=True)
+            states = self._bounded(self._node(node, states))
         return states
 
     def _node(self, node: Node, states: States) -> States:
@@ -253,7 +252,7 @@ class _Walk:
             ways = [self.block(body, states) for _, body in node.branches]
             return frozenset().union(self.block(node.orelse, states), *ways)
         if isinstance(node, For | While):
-            return self._loop(node.body, node.orelse, states)
+            return self._loop(node, states)
         if isinstance(node, Try):
             return self._try(node, states)
         if isinstance(node, Break | Continue):
@@ -262,16 +261,26 @@ class _Walk:
         assert isinstance(node, Set)
         return states
 
-    def _loop(self, body: Block, orelse: Block, states: States) -> States:
+    def _loop(self, node: For | While, states: States) -> States:
+        """Until nothing new reaches the loop; what reached it before counts again.
+
+        Keeping that makes nested loops cheap: a pass is repeated only when a loop has gained a
+        state, never because a loop around it is.
+        """
         while True:
+            states |= self._entries.get(node.offset, frozenset())
+            self._entries[node.offset] = states
             self._loops.append(set())
-            after = self.block(body, states)
+            after = self.block(node.body, states)
             seen = states | after | self._loops.pop()
             if seen == states:
-                return self.block(orelse, states) | states
-            states = seen
-            if len(states) > MAX_STATES:
-                raise template_error("The SQL around tags is too tangled", self._sql, 0, limit=True)
+                return self.block(node.orelse, states) | states
+            states = self._bounded(seen)
+
+    def _bounded(self, states: States) -> States:
+        if len(states) > MAX_STATES:
+            raise template_error("The SQL around tags is too tangled", self._sql, 0, limit=True)
+        return states
 
     def _try(self, node: Try, states: States) -> States:
         """A handler may begin after any part of the body."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import UNSET, Struct, UnsetType
@@ -27,6 +28,9 @@ class RenderLimits(Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS = RenderLimits()
+
+
+_PROBLEM_STEPS = 20
 
 
 class EvaluationError(Exception):
@@ -168,7 +172,9 @@ class RenderState:
 
         Raises:
             ParameterError: At once, inside ``{% try %}``.
+            OverLimitError: There are too many.
         """
+        self.charge(_PROBLEM_STEPS)
         if self.catching:
             raise parameter_error([problem])
         self.problems.append(problem)
@@ -195,6 +201,6 @@ class RenderState:
 
 def shorten(value: object) -> str:
     """A value for a message: one line of at most 100 characters."""
-    text = value if isinstance(value, str) else str(value)
-    text = " ".join(text[:400].split()) if "\n" in text[:400] else text[:400]
+    text = value[:400] if isinstance(value, str) else reprlib.repr(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= 100 else text[:99] + "…"

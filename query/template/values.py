@@ -139,6 +139,13 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else str(value)
 
 
+def _scalar_text(value: object) -> str:
+    """As ``text_of``, for what is no list or object."""
+    if isinstance(value, str | int | float):
+        return text_of(value)
+    raise BadValueError
+
+
 def read_integer(value: object) -> int:
     """An integer without bounds, from an int or from digits with an optional sign.
 
@@ -184,8 +191,9 @@ def read_float32(value: object) -> Float32:
 
 
 def read_boolean(value: object) -> int:
-    """1 or 0; every text but '', '0' and 'false' is 1."""
-    return UInt8(text_of(value).lower() not in ("", "0", "false"))
+    """1 or 0; every value but '', '0' and 'false' is 1."""
+    is_short = isinstance(value, str | int | float) and len(text := text_of(value)) <= 5
+    return UInt8(not is_short or text.lower() not in ("", "0", "false"))
 
 
 def read_date(value: object) -> str:
@@ -194,7 +202,7 @@ def read_date(value: object) -> str:
     Raises:
         BadValueError: It has another shape, or there is no such day.
     """
-    text = text_of(value)
+    text = _scalar_text(value)
     if _DATE.fullmatch(text) is None:
         raise BadValueError
     return _checked_day(text)
@@ -225,7 +233,7 @@ def read_datetime64(value: object) -> str:
 
 
 def _normalised_time(value: object, *, fraction_needed: bool) -> str:
-    found = _DATETIME.fullmatch(text_of(value))
+    found = _DATETIME.fullmatch(_scalar_text(value))
     if found is None:
         raise BadValueError
     day, clock, fraction, _, sign, hours, minutes = found.groups()
