@@ -182,6 +182,7 @@ class _EventsApi:
         datasource = self._services.catalog.workspace.datasource(name)
         target = self._targets.get(name)
         if target is None or target.datasource is not datasource:
+            _require_json_paths(datasource)
             topic = self._settings.topic_prefix + name
             target = self._targets[name] = _Target(
                 datasource=datasource,
@@ -217,6 +218,15 @@ class _EventsApi:
                 f"The events are safe but were not stored within {timeout_s:g} s.",
                 hint="They will appear; do not send them again.",
             )
+
+
+def _require_json_paths(datasource: Datasource) -> None:
+    """Nothing of an event would be stored where no column says what it takes from it."""
+    if not any(column.jsonpath for column in datasource.columns):
+        raise BadRequestError(
+            f"Data source '{datasource.name}' takes no events: no column has a JSON path.",
+            hint="Add `json:$.…` to its columns, unless pipes fill it.",
+        )
 
 
 def _counter(metrics: Metrics, name: str, topic: str) -> Callable[[Checked, int, float], None]:

@@ -21,7 +21,7 @@ from shared.errors import (
     SaturatedError,
     TooLargeError,
 )
-from shared.model.resources import Datasource
+from shared.model.resources import Column, Datasource
 from shared.model.workspace import Workspace
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
@@ -123,7 +123,8 @@ class World:
 
 
 def workspace(*names: str) -> Workspace:
-    return Workspace(datasources={name: Datasource(name=name, columns=()) for name in names})
+    columns = (Column(name="number", type="Int64", jsonpath="$.number"),)
+    return Workspace(datasources={name: Datasource(name=name, columns=columns) for name in names})
 
 
 @pytest.fixture
@@ -190,6 +191,15 @@ async def test_bad_parameters_are_named(world: World, query: str, status: int, p
     response = await world.post(b'{"n":1}', query)
     assert response.status_code == status
     assert part in response.json()["error"]
+    assert world.log.topics == {}
+
+
+async def test_a_data_source_that_only_pipes_fill_takes_no_events(world: World) -> None:
+    filled = Datasource(name="daily", columns=(Column(name="day", type="Date"),))
+    world.catalog.replace(Workspace(datasources={"daily": filled}))
+    answer = await world.post(b'{"day":"2025-01-01"}', "name=daily")
+    assert answer.status_code == 400
+    assert "'daily' takes no events" in answer.json()["error"]
     assert world.log.topics == {}
 
 
