@@ -83,9 +83,13 @@ def pipes_route(services: QueryServices) -> ASGIRouteHandler:
 
 
 async def run(services: QueryServices, planned: Planned, format_: str | None) -> Result:
-    """Run a planned statement, read-only and under the limits of the service."""
+    """Run a planned statement, read-only and under the limits of the service.
+
+    Raises:
+        TooLargeError: The answer has more bytes than the limit.
+    """
     settings = {} if planned.max_threads is None else {"max_threads": planned.max_threads}
-    return await services.clickhouse.fetch(
+    result = await services.clickhouse.fetch(
         Statement(
             sql=planned.sql,
             parameters=planned.bindings,
@@ -95,6 +99,14 @@ async def run(services: QueryServices, planned: Planned, format_: str | None) ->
             settings=settings,
         )
     )
+    most_bytes = services.limits.max_result_bytes
+    # The engine counts columns before they are formatted, and a constant only once.
+    if most_bytes is not None and len(result.body) > most_bytes:
+        raise TooLargeError(
+            f"The answer has {len(result.body)} bytes, at most {most_bytes} are sent.",
+            hint="Ask for fewer rows or columns.",
+        )
+    return result
 
 
 async def answer(send: Send, result: Result, media_type: str, *, body: bool = True) -> None:

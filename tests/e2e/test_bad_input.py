@@ -135,6 +135,9 @@ REFUSED = {
     "unknown data source": Refused(
         status=404, code="not_found", says="messages", name="mesages", body=ROW
     ),
+    "filled by a view": Refused(
+        status=400, code="bad_request", says="JSON path", name="user_events_daily", body=ROW
+    ),
     "no name": Refused(status=400, code="bad_request", says="'name'", name="", body=ROW),
     "empty": Refused(status=400, code="bad_request", says="empty", body=b""),
     "blank": Refused(status=400, code="bad_request", says="empty", body=b" \n\r\n"),
@@ -337,6 +340,14 @@ def test_free_sql_is_one_select_over_the_project(five: Server, sql: str) -> None
         assert "root:" not in answer.text
     assert (five.count("messages"), five.count("messages_quarantine")) == tables
     assert not Path("/tmp/pipehouse_outfile").exists()
+
+
+def test_an_answer_over_the_limit_is_refused_also_where_the_engine_does_not_see_it(
+    five: Server,
+) -> None:
+    sql = "SELECT repeat('x', 1000000) FROM (SELECT arrayJoin(range(101)))"
+    body = error_of(five.client.get("/v0/sql", params={"q": sql}), 413, "too_large")
+    assert "100000000" in str(body["error"])
 
 
 # a full disk --------------------------------------------------------------------------------------
