@@ -96,8 +96,8 @@ class State(Struct, frozen=True, kw_only=True):
 
     ``position`` is the committed offset, where ``intent`` begins. ``waiting`` is a batch that is
     ready but not declared. ``is_repeat``: an attempt before the running one may have stored
-    something. ``unanswered``: the outcome of an earlier attempt is not known. ``is_flowing``:
-    records were let through.
+    something. ``unanswered``: the outcome of an earlier attempt is not known. ``refused``: the
+    running attempt was refused for good. ``is_flowing``: records were let through.
     """
 
     name: str
@@ -110,6 +110,7 @@ class State(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     is_repeat: bool = False
     unanswered: bool = False
+    refused: bool = False
     draining: bool = False
     is_flowing: bool = False
 
@@ -186,7 +187,7 @@ class Holding(Enum):
 
 
 class Forgotten(Struct, frozen=True):
-    """Before repeating an attempt: the memory of tokens is no longer certain. Not inserted."""
+    """Before a repeated attempt: the memory of tokens is no longer certain. Not inserted."""
 
 
 class Looked(Struct, frozen=True):
@@ -251,8 +252,9 @@ class Open(Struct, frozen=True):
 class Insert(Struct, frozen=True, kw_only=True):
     """Insert ``[first, next)`` minus the excluded offsets, as one block under the token.
 
-    ``attempt`` counts from 1 and tells how long to wait first. ``of_view`` says that a view
-    refused the attempt before: an alarm, until it is mended.
+    ``attempt`` counts from 1 and tells how long to wait first. ``is_repeat``: an earlier attempt
+    may have stored it, so it is sent only while tokens are remembered. ``of_view`` says that a
+    view refused the attempt before: an alarm, until it is mended.
     """
 
     first: int
@@ -260,6 +262,7 @@ class Insert(Struct, frozen=True, kw_only=True):
     excluded: tuple[Run, ...]
     token: str
     attempt: int
+    is_repeat: bool = False
     of_view: bool = False
 
 
@@ -427,9 +430,9 @@ def _ready(state: State, event: Ready) -> Step:
     return Step(state, (Commit(state.position, _metadata(state, event.intent)),))
 
 
-def _insert(state: State, *, of_view: bool = False) -> Step:
+def _insert(state: State, *, of_view: bool = False, is_absent: bool = False) -> Step:
     assert state.intent is not None
-    state = structs.replace(state, phase=Phase.INSERTING, attempt=state.attempt + 1)
+    state = structs.replace(state, phase=Phase.INSERTING, attempt=state.attempt + 1, refused=False)
     assert state.intent is not None
     action = Insert(
         first=state.position,
@@ -437,6 +440,7 @@ def _insert(state: State, *, of_view: bool = False) -> Step:
         excluded=state.intent.excluded,
         token=insert_token(state, state.intent),
         attempt=state.attempt,
+        is_repeat=state.is_repeat and not is_absent,
         of_view=of_view,
     )
     return Step(state, (action,))
@@ -474,7 +478,7 @@ def _insert_failed(state: State, fault: Fault) -> Step:
         case Fault.REFUSED if state.unanswered or state.is_repeat:
             # An earlier attempt may have stored it: only a range the table knows nothing of may
             # lose rows to the search.
-            return _look(state)
+            return _look(structs.replace(state, refused=True))
         case Fault.REFUSED:
             return _search(state)
 
@@ -498,10 +502,10 @@ def _looked(state: State, holding: Holding) -> Step:
                 " its memory of tokens is not certain"
             )
             return Step(structs.replace(state, phase=Phase.HELD), (Hold(reason),))
-        case Holding.NOTHING if state.attempt == 0:
-            return _insert(state)
-        case Holding.NOTHING:
+        case Holding.NOTHING if state.refused:
             return _search(state)
+        case Holding.NOTHING:
+            return _insert(state, is_absent=True)
 
 
 def _found(state: State, guilty: tuple[Run, ...]) -> Step:

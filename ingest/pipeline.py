@@ -23,7 +23,7 @@ import structlog
 from msgspec import Struct
 
 from ingest import delivery
-from ingest.batch import Batch, Batcher, BatchLimits, InsertBudget
+from ingest.batch import Batch, Batcher, BatchLimits, InsertBudget, make_batch
 from ingest.chunk import Chunk, Decoded, Partition, Rejection
 from ingest.delivery import Action, Event, Fault, Phase, State
 from ingest.landing import REFUSED_MESSAGE, Landing, refusals, without
@@ -431,8 +431,8 @@ class _Partition:
         start = self._assignment.log_start
         end = chunks[-1].next if chunks else action.first
         is_whole = start <= action.first and end >= action.next
-        is_certain = await self._patiently("look", lambda: self._landing.remembers(intent))
-        self._current = self._landing.decode(
+        is_certain = await self._remembers()
+        self._current = await self._decode(
             action.first, action.next, without(chunks, intent.excluded)
         )
         log.info(
@@ -444,6 +444,11 @@ class _Partition:
         )
         return delivery.Reread(is_whole=is_whole, is_certain=is_certain)
 
+    async def _remembers(self) -> bool:
+        intent = self._state.intent
+        assert intent is not None
+        return await self._patiently("look", lambda: self._landing.remembers(intent))
+
     async def _insert(self, action: delivery.Insert) -> Event:
         self._view_failed = action.of_view
         if self._finishing and (action.of_view or action.attempt > LAST_ATTEMPTS):
@@ -452,6 +457,8 @@ class _Partition:
             )
         if action.attempt > 1:
             await self._back_off(action.attempt)
+            if action.is_repeat and not await self._remembers():
+                return delivery.Forgotten()
         batch = self._current
         assert batch is not None and batch.next == action.next
         if action.excluded and action.attempt > 1:
@@ -489,7 +496,11 @@ class _Partition:
         chunks = await self._patiently(
             "read", lambda: self._source.read(self._partition, first, next_)
         )
-        return self._landing.decode(first, next_, without(chunks, self._state.intent.excluded))
+        return await self._decode(first, next_, without(chunks, self._state.intent.excluded))
+
+    async def _decode(self, first: int, next_: int, chunks: Sequence[Chunk]) -> Batch:
+        """The batch ``[first, next_)`` made of chunks that were read again."""
+        return make_batch(first, next_, [await self._pipeline.decode(c) for c in chunks])
 
     async def _look(self, action: delivery.Look) -> Event:
         batch = await self._reread_batch(action.first, action.next)
@@ -527,7 +538,7 @@ class _Partition:
     async def _complement(self, action: delivery.Quarantine) -> list[Rejection]:
         """Everything of the range that is not, or was not, stored, with the reason."""
         chunks = await self._source.read(self._partition, action.first, action.next)
-        batch = self._landing.decode(action.first, action.next, chunks)
+        batch = await self._decode(action.first, action.next, chunks)
         rejected = {r.offset: r for r in batch.rejections}
         missing = {o for run in action.excluded for o in range(run.first, run.first + run.count)}
         if action.is_complement and self._landing.carries_identity:
