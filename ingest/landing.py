@@ -57,10 +57,6 @@ class Landing:
 
     # Rows -------------------------------------------------------------------------------------
 
-    def decode(self, first: int, next_: int, chunks: Sequence[Chunk]) -> Batch:
-        """The batch ``[first, next_)`` made of chunks that were read again."""
-        return make_batch(first, next_, [self.decoder.decode(chunk) for chunk in chunks])
-
     async def insert(self, batch: Batch, *, stream: int, partition: int, token: str) -> Summary:
         """Insert a batch as one block.
 
@@ -101,7 +97,8 @@ class Landing:
         await self._clickhouse.execute(
             Statement(
                 sql=f"CREATE TABLE {target} AS {quote_table(database, self._datasource.name)}"
-                " ENGINE = Null"
+                # A comment of its own: the copied one would make it a deployed data source.
+                " ENGINE = Null COMMENT 'a search for refused rows'"
             )
         )
         guilty: dict[int, str] = {}
@@ -116,7 +113,7 @@ class Landing:
         pending = [chunk] if chunk.offsets else []
         while pending:
             part = pending.pop()
-            batch = self.decode(part.offsets[0], part.next, [part])
+            batch = make_batch(part.offsets[0], part.next, [self.decoder.decode(part)])
             if not batch.row_count:
                 continue
             try:
