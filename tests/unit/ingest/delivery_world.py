@@ -79,6 +79,7 @@ class Bug(Struct, frozen=True, kw_only=True):
     splits_view_errors: bool = False
     ignores_lease: bool = False
     overwrites_intent: bool = False
+    repeats_forgotten: bool = False
 
 
 def rows_of(first: int, next_: int, excluded: tuple[Run, ...]) -> Rows:
@@ -185,8 +186,12 @@ class Explorer:
         for index, worker in enumerate(world.workers):
             if world.crashes < self.crashes:
                 yield self._without(structs.replace(world, crashes=world.crashes + 1), index)
+                yield self._drain(structs.replace(world, crashes=world.crashes + 1), index, worker)
+            yield from self._prefetch(world, index, worker)
             if worker.todo:
                 yield from self._act(world, index, worker)
+            elif worker.state.draining:
+                yield self._without(world, index)
             elif worker.generation == world.generation:
                 yield from self._feed(world, index, worker)
 
@@ -222,6 +227,26 @@ class Explorer:
             for next_ in range(state.position + 1, world.records + 1):
                 yield self._tell(world, index, worker, d.Ready(self._intent(next_)))
 
+    def _prefetch(self, world: World, index: int, worker: Worker) -> Iterator[World]:
+        """A batch closes while the one before is being inserted."""
+        state = worker.state
+        is_free = state.waiting is None and state.is_flowing and not state.draining
+        if state.phase is d.Phase.INSERTING and state.intent is not None and is_free:
+            for next_ in range(state.intent.next + 1, world.records + 1):
+                taken = d.step(state, d.Ready(self._intent(next_)))
+                assert not taken.actions
+                yield self._with(world, index, structs.replace(worker, state=taken.state))
+
+    def _drain(self, world: World, index: int, worker: Worker) -> World:
+        """The worker is told to finish what is under way and leave."""
+        taken = d.step(worker.state, d.Drain())
+        assert not taken.actions
+        return self._with(world, index, structs.replace(worker, state=taken.state))
+
+    def _with(self, world: World, index: int, worker: Worker) -> World:
+        workers = (*world.workers[:index], worker, *world.workers[index + 1 :])
+        return structs.replace(world, workers=workers)
+
     def _intent(self, next_: int) -> d.Intent:
         return d.Intent(next=next_, at_ms=0, boot="b", schema="s")
 
@@ -231,13 +256,13 @@ class Explorer:
             a for a in worker.todo[1:] + taken.actions if not isinstance(a, d.Close | d.Open)
         )
         changed = structs.replace(worker, state=taken.state, todo=todo)
-        workers = world.workers[:index] + (changed,) + world.workers[index + 1 :]
-        return structs.replace(world, workers=workers)
+        return self._with(world, index, changed)
 
     # What one action may come to -----------------------------------------------------------------
 
     def _act(self, world: World, index: int, worker: Worker) -> Iterator[World]:
         action = worker.todo[0]
+        none: frozenset[str] = frozenset()
         may_fail = world.faults < self.faults
         failing = structs.replace(world, faults=world.faults + 1)
         match action:
@@ -253,13 +278,18 @@ class Explorer:
                     yield self._tell(world, index, skipped, d.Stored())
                     return
                 if not self.remembers:
-                    none: frozenset[str] = frozenset()
                     world = structs.replace(world, table_tokens=none, view_tokens=none)
                 reread = d.Reread(is_whole=True, is_certain=self.remembers)
                 yield self._tell(world, index, worker, reread)
             case d.Insert():
-                if not (world.flying and action.attempt > 1):
-                    yield from self._insert(world, failing, index, worker, action, may_fail)
+                if world.flying and action.attempt > 1:
+                    return
+                if not self.remembers and action.is_repeat:
+                    world = structs.replace(world, table_tokens=none, view_tokens=none)
+                    if not self.bug.repeats_forgotten:
+                        yield self._tell(world, index, worker, d.Forgotten())
+                        return
+                yield from self._insert(world, failing, index, worker, action, may_fail)
             case d.Look():
                 if not world.flying:
                     yield self._tell(world, index, worker, d.Looked(_holding(world, action)))

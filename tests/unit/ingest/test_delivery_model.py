@@ -48,3 +48,9 @@ BUGS = [
 def test_a_planted_bug_is_found(bug: Bug) -> None:
     with pytest.raises(Violation):
         Explorer(records=3, crashes=1, faults=2, moves=1, bug=bug).run()
+
+
+def test_repeating_under_a_token_that_is_forgotten_is_found() -> None:
+    bug = Bug(name="repeat what may be forgotten", repeats_forgotten=True)
+    with pytest.raises(Violation):
+        Explorer(records=3, crashes=1, faults=1, moves=0, bug=bug, remembers=False).run()
