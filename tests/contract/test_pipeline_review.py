@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from deploy.state import read_state
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
-from ingest.delivery import Metadata, decode_metadata
+from ingest.delivery import Intent, Metadata, decode_metadata
 from ingest.log.local import open_local_log
 from ingest.source.contract import Poll
 from ingest.source.local import LocalSource
-from shared.clickhouse.contract import Statement
+from shared.clickhouse.contract import Insert, Statement, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
 from shared.errors import LogUnavailableError
 from shared.model.resources import EngineSpec
-from tests.contract.delivery_rig import CLOCK, Rig, kill, open_rig
+from tests.contract.delivery_rig import CLOCK, FaultyEngine, Rig, kill, open_rig
 
 REPLACING = EngineSpec(name="ReplacingMergeTree", partition_key="toYYYYMM(ts)", sorting_key="id")
 
@@ -280,6 +281,60 @@ async def test_only_tombstones_and_rejections_are_a_range_too(rig: Rig) -> None:
     await rig.stored(partition, next_)
     await worker.close(Deadline(CLOCK, 10))
     await rig.assert_exactly_once(quarantined=2)
+
+
+@pytest.mark.parametrize(("fault", "inserts"), [("after", 1), ("before", 2)])
+async def test_a_repeated_attempt_looks_at_the_table_where_tokens_may_be_forgotten(
+    rig: Rig, fault: str, inserts: int
+) -> None:
+    rig.faulty.plan = [fault]
+    worker = rig.worker()
+    worker._running[rig.name].pipeline.landing._window = 0
+    await rig.stored(*await rig.send(10, bad=1))
+    await worker.close(Deadline(CLOCK, 10))
+    assert rig.faulty.inserts == inserts
+    await rig.assert_exactly_once(quarantined=1)
+
+
+async def test_memory_is_certain_until_half_of_the_window_was_used_since_the_intent(
+    rig: Rig,
+) -> None:
+    worker = rig.worker()
+    landing = worker._running[rig.name].pipeline.landing
+    await rig.stored(*await rig.send(10))
+    now_ms = CLOCK.now_ms()
+    before = Intent(next=1, at_ms=now_ms - 3_600_000, boot="", schema="")
+    after = Intent(next=1, at_ms=now_ms + 3_600_000, boot="", schema="")
+    landing._window = 2
+    assert not await landing.remembers(before)
+    assert await landing.remembers(after)
+    landing._window = 1_000_000
+    assert await landing.remembers(before)
+    await worker.close(Deadline(CLOCK, 10))
+
+
+@pytest.mark.parametrize("ttl", ["ts + INTERVAL 10 YEAR", None])
+async def test_a_search_leaves_nothing_that_looks_like_a_data_source(
+    engine: EmbeddedClickHouse, tmp_path: Path, ttl: str | None
+) -> None:
+    async with open_rig(engine, tmp_path, EngineSpec(sorting_key="id", ttl=ttl)) as rig:
+        await rig.engine.execute(
+            Statement(sql=f"ALTER TABLE {rig.name} ADD CONSTRAINT small CHECK id != 3")
+        )
+        seen: list[set[str]] = []
+
+        class Watched(FaultyEngine):
+            async def insert(self, insert: Insert) -> Summary:
+                if "__scratch" in insert.table:
+                    seen.append({insert.table} & set((await read_state(engine)).datasources))
+                return await super().insert(insert)
+
+        rig.faulty = Watched(engine, rig.name)
+        worker = rig.idle_worker()
+        worker.start({rig.name: rig.datasource})
+        await rig.stored(*await rig.send(10))
+        await worker.close(Deadline(CLOCK, 10))
+        assert seen and not any(seen)
 
 
 # The embedded log -----------------------------------------------------------------------------

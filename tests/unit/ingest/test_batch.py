@@ -86,3 +86,12 @@ def test_turns_to_insert_are_handed_out_in_order_and_apart() -> None:
     budget = InsertBudget(per_second=4.0)
     assert [budget.reserve(10.0) for _ in range(3)] == [0.0, 0.25, 0.5]
     assert budget.reserve(20.0) == 0.0
+
+
+def test_batches_that_are_full_at_once_do_not_use_up_the_turns_of_others() -> None:
+    budget = InsertBudget(per_second=4.0)
+    for _ in range(1000):
+        budget.reserve(10.0)
+        budget.give_back()
+    assert budget.reserve(10.0) == 0.0
+    assert budget.reserve(10.0) == 0.25
