@@ -51,7 +51,7 @@ POLL_TIMEOUT_S = 0.25
 INLINE_ROWS = 256
 LONGEST_BACKOFF_S = 15.0
 # When stopping, a range that failed so often is left open: the next start repeats it.
-LAST_ATTEMPTS = 5
+LAST_ATTEMPTS = 6
 
 
 class _LeftOpenError(Exception):

@@ -151,9 +151,12 @@ class Worker:
         Called with the data sources as they were deployed then, before any table is changed.
         """
         pipelines = [self._pipeline(datasource) for datasource in datasources]
-        async with asyncio.TaskGroup() as group:
-            for pipeline in pipelines:
-                group.create_task(pipeline.run(recover_only=True))
+        runs = (pipeline.run(recover_only=True) for pipeline in pipelines)
+        ended = await asyncio.gather(*runs, return_exceptions=True)
+        for pipeline, error in zip(pipelines, ended, strict=True):
+            if error is not None:
+                # The others, and everything that reads, need not stand still for this one.
+                log.error("recovery_failed", datasource=pipeline.settings.name, exc_info=error)
         self._note(pipelines)
 
     def _note(self, stopped: Iterable[Pipeline]) -> None:

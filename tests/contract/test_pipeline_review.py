@@ -233,6 +233,43 @@ async def test_recovery_does_not_wait_for_a_view_that_only_a_deployment_can_mend
     await rig.assert_exactly_once()
 
 
+async def test_recovery_of_one_data_source_that_fails_leaves_the_range_to_its_pipeline(
+    rig: Rig,
+) -> None:
+    partition, next_ = await leave_a_range_open(rig)
+    failing = [True]
+
+    def fail(partition: Partition, at: str, when: str) -> None:
+        if failing:
+            failing.clear()
+            raise ZeroDivisionError
+
+    worker = rig.idle_worker(fail)
+    await worker.recover([rig.datasource])
+    assert not await worker.pause([rig.name], Deadline(CLOCK, 1))
+    worker.start({rig.name: rig.datasource})
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once()
+
+
+async def test_a_search_in_two_partitions_at_one_time_finds_the_rows_of_both(rig: Rig) -> None:
+    await rig.log.create_topic(f"events.{rig.name}", 2)
+    await rig.engine.execute(
+        Statement(sql=f"ALTER TABLE {rig.name} ADD CONSTRAINT small CHECK id % 10 != 3")
+    )
+    ends = [await rig.send(20), await rig.send(20)]
+    worker = rig.worker()
+    for end in ends:
+        await rig.stored(*end)
+    await worker.close(Deadline(CLOCK, 10))
+    assert await rig.one("SELECT count(), uniqExact(id) FROM EV") == ["36", "36"]
+    found = await rig.one(
+        "SELECT __partition, count() FROM EV_quarantine FINAL GROUP BY 1 ORDER BY 1"
+    )
+    assert found == ["0", "2", "1", "2"]
+
+
 async def test_an_engine_that_is_too_busy_is_asked_again(rig: Rig) -> None:
     rig.faulty.plan = ["busy", "busy"]
     worker = rig.worker()
