@@ -104,19 +104,13 @@ class Server:
         """What it logged, runs before a restart included."""
         return self._err_path.read_text()
 
-    def stop(self) -> None:
-        """SIGTERM, and the exit code of a drain."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal, and expect the exit code of a drain."""
         self.client.close()
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(_STOP_TIMEOUT_S) == 143, self.err()
+            self.process.send_signal(number)
+        assert self.process.wait(_STOP_TIMEOUT_S) == 128 + number, self.err()
         assert "Traceback" not in self.err()
-
-    def kill(self) -> None:
-        """Whatever state it is in."""
-        self.client.close()
-        self.process.kill()
-        self.process.wait()
 
     def send(self, name: str, content: bytes | str, **params: str) -> httpx.Response:
         """POST events."""

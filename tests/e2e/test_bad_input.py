@@ -403,6 +403,24 @@ def test_a_full_disk_is_answered_503_and_loses_nothing(
     assert again.query("SELECT uniqExact(user_id) AS n FROM marketing_events") == [{"n": accepted}]
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits another process on Linux only")
+def test_a_stop_on_a_full_disk_keeps_what_was_accepted_for_the_next_start(
+    start: Start, shop: Path
+) -> None:
+    server = start([shop])
+    event = (
+        b'{"event_time":"2025-05-12 06:18:15","channel":"","campaign":"","user_id":"",'
+        b'"event_type":""}\n'
+    )
+    assert server.send("marketing_events", event * 50).status_code == 202
+    limit_file_size(server, 0)
+    server.stop()
+    again = start([shop])
+    again.wait_for_rows("marketing_events", 50)
+    again.store("marketing_events", json.loads(event))
+    assert again.count("marketing_events") == 51
+
+
 # a start that fails -------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -255,21 +256,20 @@ def test_parameters_may_come_in_the_query_a_form_or_a_json_object(filled: Server
     assert 1 <= len(in_query) <= 2
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "' OR 1 = 1 --",
-        "'; DROP TABLE user_events; --",
-        "\\' UNION ALL SELECT 1 --",
-        "{{String(x)}} {p1:String} %s $1",
-        "a\tb\nc\\d\0e'f\"g`h",
-        "') SETTINGS readonly = 0 --",
-    ],
+ATTEMPTS = (
+    "' OR 1 = 1 --",
+    "'; DROP TABLE user_events; --",
+    "\\' UNION ALL SELECT 1 --",
+    "{{String(x)}} {p1:String} %s $1",
+    "a\tb\nc\\d\0e'f\"g`h",
+    "') SETTINGS readonly = 0 --",
+    "\\N",
+    "",
 )
-def test_an_attempt_at_sql_comes_back_as_data(five: Server, value: str) -> None:
+
+
+def test_an_attempt_at_sql_comes_back_as_data(five: Server) -> None:
     event = {
-        "event_id": "ev",
-        "user_id": value,
         "session_id": "s",
         "event_type": "click",
         "page_url": "/",
@@ -282,13 +282,17 @@ def test_an_attempt_at_sql_comes_back_as_data(five: Server, value: str) -> None:
         "timestamp": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }
     before = five.count("user_events")
-    five.store("user_events", event)
-    rows = five.pipe_rows("user_event_timeline", user_id=value)
-    assert [row["event_id"] for row in rows] == ["ev"]
-    hexed = value.encode().hex().upper()
-    found = five.query(f"SELECT count() AS n FROM user_events WHERE hex(user_id) = '{hexed}'")
-    assert found == [{"n": 1}]
-    assert five.count("user_events") == before + 1
+    attempts = list(enumerate(ATTEMPTS))
+    five.store(
+        "user_events", *({**event, "event_id": f"ev_{n}", "user_id": v} for n, v in attempts)
+    )
+    for number, value in attempts:
+        rows = five.pipe_rows("user_event_timeline", user_id=value)
+        assert [row["event_id"] for row in rows] == [f"ev_{number}"], value
+        hexed = value.encode().hex().upper()
+        stored = five.query(f"SELECT event_id FROM user_events WHERE hex(user_id) = '{hexed}'")
+        assert stored == [{"event_id": f"ev_{number}"}]
+    assert five.count("user_events") == before + len(ATTEMPTS)
 
 
 # what operators ask -------------------------------------------------------------------------------
@@ -340,6 +344,16 @@ def test_a_stop_right_after_202_stores_everything_once_and_a_restart_keeps_it(
     assert again.token == server.token
     again.store("marketing_events", click(20))
     assert again.pipe_rows("total_events") == [{"total_events": 21}]
+
+
+def test_fixtures_are_loaded_once_and_ctrl_c_ends_with_130(start: Start, shop: Path) -> None:
+    rows = len((shop / "fixtures" / "marketing_events.ndjson").read_bytes().splitlines())
+    server = start([shop], "--fixtures")
+    server.wait_for_rows("marketing_events", rows)
+    server.stop(signal.SIGINT)
+    again = start([shop], "--fixtures")
+    again.store("marketing_events", click(1))
+    assert again.count("marketing_events") == rows + 1
 
 
 # live reload --------------------------------------------------------------------------------------
@@ -404,6 +418,48 @@ def test_files_that_appear_and_disappear_are_served_and_no_longer_served(
     datasource.unlink()
     wait_for(lambda: server.send("visits", "{}").status_code == 404, "the data source is gone")
     assert server.pipe_rows("total_events") == [{"total_events": 0}]
+
+
+def test_a_project_that_is_broken_from_the_start_is_served_once_it_is_mended(
+    start: Start, shop: Path
+) -> None:
+    datasource = shop / "datasources" / "marketing_events.datasource"
+    edit(datasource, "DateTime", "DateTme")
+    server = start([shop])
+    assert "Did you mean 'DateTime'?" in server.err()
+    answer = server.send("marketing_events", json.dumps(click(1)))
+    assert answer.status_code == 404
+    edit(datasource, "DateTme", "DateTime")
+    wait_for(lambda: server.pipe("total_events").status_code == 200, "the mended project")
+    server.store("marketing_events", click(1))
+    assert server.pipe_rows("total_events") == [{"total_events": 1}]
+    # As a change of branches does it: the whole folder goes, and comes back different.
+    pipes = shop / "endpoints"
+    shutil.rmtree(pipes)
+    wait_for(lambda: server.pipe("total_events").status_code == 404, "the folder is gone")
+    shutil.copytree(PROJECTS / "marketing" / "endpoints", pipes)
+    edit(pipes / "total_events.pipe", "count() AS total_events", "count() + 1 AS total_events")
+    wait_for(lambda: server.pipe("total_events").status_code == 200, "the folder is back")
+    wait_for(lambda: server.pipe_rows("total_events") == [{"total_events": 2}], "as it is now")
+
+
+def test_a_view_that_breaks_goes_on_and_one_that_changes_counts_from_then_on(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(PROJECTS / "user_behavior", folder)
+    view = folder / "materializations" / "user_events_daily_view.pipe"
+    server = start([folder])
+    event = json.loads(FIXTURES[-1].read_bytes().splitlines()[0])
+    total = "SELECT sum(d.events) AS n FROM user_events_daily AS d"
+    edit(view, "count() AS events", "cuont() AS events")
+    wait_for(lambda: "'cuont'" in server.err(), "the mistake is told")
+    server.store("user_events", event)
+    assert server.query(total) == [{"n": 1}]
+    edit(view, "cuont() AS events", "10 * count() AS events")
+    wait_for(lambda: "Reloaded: 2 changes" in server.out(), "the view is replaced")
+    server.store("user_events", event)
+    assert server.query(total) == [{"n": 11}]
 
 
 # the other commands -------------------------------------------------------------------------------
