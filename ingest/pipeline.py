@@ -6,8 +6,8 @@ one is being inserted. Backpressure: a partition whose open batch is full while 
 inserted is paused, while polling goes on; the log holds what producers send meanwhile.
 
 Shutdown, under one deadline: stop reading; close every open batch; let each partition finish the
-range under way and close it without a following intent; what does not fit into the time is left in
-the log and is repeated under the same token by the next start.
+range under way and close it without a following intent; what does not fit into the time, or fails
+again and again, is left in the log and is repeated under the same token by the next start.
 """
 
 from __future__ import annotations
@@ -564,8 +564,11 @@ class _Partition:
 async def finish(pipeline: Pipeline, task: asyncio.Task[None], deadline: Deadline) -> None:
     """Stop a running pipeline; what does not finish in time is repeated at the next start."""
     pipeline.stop()
-    done, _ = await asyncio.wait({task}, timeout=deadline.remaining_s)
-    if not done:
-        log.warning("pipeline_stopped_early", datasource=pipeline.settings.name)
-        task.cancel()
+    try:
+        await asyncio.wait({task}, timeout=deadline.remaining_s)
+    finally:
+        # Also when the caller stops waiting: the log and the engine are closed next.
+        if not task.done():
+            log.warning("pipeline_stopped_early", datasource=pipeline.settings.name)
+            task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -270,6 +270,21 @@ async def test_a_search_in_two_partitions_at_one_time_finds_the_rows_of_both(rig
     assert found == ["0", "2", "1", "2"]
 
 
+async def test_a_shutdown_that_is_cut_short_leaves_nothing_running(rig: Rig) -> None:
+    rig.faulty.plan = ["before"] * 1000
+    worker = rig.worker()
+    await rig.send(10)
+    await until(lambda: rig.faulty.inserts > 1)
+    task = worker._running[rig.name].task
+    closing = asyncio.create_task(worker.close(Deadline(CLOCK, 60)))
+    for _ in range(3):  # until it waits for the pipeline
+        await asyncio.sleep(0)
+    closing.cancel()
+    async with asyncio.timeout(2):
+        await asyncio.gather(closing, task, return_exceptions=True)
+    assert task.cancelled()
+
+
 async def test_an_engine_that_is_too_busy_is_asked_again(rig: Rig) -> None:
     rig.faulty.plan = ["busy", "busy"]
     worker = rig.worker()
