@@ -13,7 +13,6 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from query.template.state import RenderState
-from query.template.values import Secret
 from shared.errors import TemplateError
 
 Evaluate = Callable[[RenderState], object]
@@ -81,22 +80,3 @@ def read_argument(site: CallSite, *, default_at: int = 1) -> Argument:
         default=site.compile(default) if default is not None else None,
         optional=defined is False or (defined == 0 and defined is not None),
     )
-
-
-def looked_up(argument: Argument) -> Evaluate:
-    """The argument's value, else its default, else None; a variable is read the short way."""
-    read, default = argument.read, argument.default
-    if default is None:
-        return read
-    fallback = default
-
-    def evaluate(state: RenderState) -> object:
-        value = read(state)
-        return value if value is not None else fallback(state)
-
-    return evaluate
-
-
-def is_secret(value: object) -> bool:
-    """Whether a value came from the secret store and must not be shown."""
-    return isinstance(value, Secret)

@@ -8,7 +8,7 @@ on, so that one render finds every mistake of a request. ``description``, ``requ
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,8 +19,6 @@ from query.template.values import SCALARS, BadValueError, ScalarType, SqlArray, 
 _KEYWORDS = frozenset({"default", "defined", *METADATA})
 MAX_ITEMS = 100_000
 
-Read = Callable[[RenderState, object], object]
-
 
 def build_scalar(site: CallSite) -> Evaluate:
     """``T(p, default, …)`` for every type of ``SCALARS``."""
@@ -29,14 +27,7 @@ def build_scalar(site: CallSite) -> Evaluate:
     argument = read_argument(site)
     if scalar.name == "Boolean":
         return _boolean(argument)
-    return _typed(
-        argument,
-        read=scalar.read,
-        default=_constant_default(site, scalar, argument),
-        stand_in=scalar.stand_in,
-        expected=scalar.expected,
-        example=scalar.example,
-    )
+    return _typed(argument, scalar, _read_default(site, scalar, argument))
 
 
 def _check_keywords(site: CallSite, extra: frozenset[str] = frozenset()) -> None:
@@ -45,7 +36,7 @@ def _check_keywords(site: CallSite, extra: frozenset[str] = frozenset()) -> None
         raise site.fail(f"{site.name}() has no argument '{unknown[0]}'")
 
 
-def _constant_default(site: CallSite, scalar: ScalarType, argument: Argument) -> Evaluate | None:
+def _read_default(site: CallSite, scalar: ScalarType, argument: Argument) -> Evaluate | None:
     """The default as a closure that reads it; a constant is read once, when compiled."""
     if argument.default is None:
         return None
@@ -71,24 +62,9 @@ def _constant_default(site: CallSite, scalar: ScalarType, argument: Argument) ->
     return evaluate
 
 
-def _typed(
-    argument: Argument,
-    *,
-    read: Callable[[object], object],
-    default: Evaluate | None,
-    stand_in: object,
-    expected: str,
-    example: str,
-) -> Evaluate:
-    name, optional = argument.name, argument.optional
-
-    def missing(state: RenderState) -> object:
-        value = default(state) if default is not None else None
-        if value is not None or optional:
-            return value
-        if not state.test_mode:
-            state.missing(name, expected, example)
-        return stand_in
+def _typed(argument: Argument, scalar: ScalarType, default: Evaluate | None) -> Evaluate:
+    name, read = argument.name, scalar.read
+    missing = _missing(argument, default, scalar.expected, scalar.example, scalar.stand_in)
 
     def given(state: RenderState, value: object) -> object:
         if not isinstance(value, str | int | float):
@@ -96,8 +72,8 @@ def _typed(
         try:
             return read(value)
         except BadValueError:
-            state.bad(name, value, expected, example)
-            return stand_in
+            state.bad(name, value, scalar.expected, scalar.example)
+            return scalar.stand_in
 
     if argument.is_name:
 
@@ -112,6 +88,23 @@ def _typed(
     def evaluate(state: RenderState) -> object:
         value = source(state)
         return missing(state) if value is None else given(state, value)
+
+    return evaluate
+
+
+def _missing(
+    argument: Argument, default: Evaluate | None, expected: str, example: str, stand_in: object
+) -> Evaluate:
+    """What goes on where no value is given: the default, nothing if that is allowed, a stand-in."""
+    name, optional = argument.name, argument.optional
+
+    def evaluate(state: RenderState) -> object:
+        value = default(state) if default is not None else None
+        if value is not None or optional:
+            return value
+        if not state.test_mode:
+            state.missing(name, expected, example)
+        return stand_in
 
     return evaluate
 
@@ -138,41 +131,39 @@ def build_array(site: CallSite) -> Evaluate:
     argument = read_argument(site, default_at=2)
     type_name = site.constant(1, "type")
     scalar = SCALARS.get(type_name if isinstance(type_name, str) else "", SCALARS["String"])
-    is_whole = isinstance(scalar.stand_in, int) and scalar.name != "Boolean"
-    stand_in = SqlArray((scalar.stand_in, scalar.stand_in) if is_whole else [], scalar.item_type)
-    if scalar.item_type == "String":
-        stand_in = SqlArray([""], "String")
-    name, default, source, optional = (
-        argument.name,
-        argument.default,
-        argument.read,
-        argument.optional,
-    )
+    name, source, stand_in = argument.name, argument.read, _array_stand_in(scalar)
     expected = f"a list of {scalar.name} separated by commas"
     example = f"{scalar.example},{scalar.example}"
 
+    def read_default(state: RenderState) -> object:
+        value = argument.default(state) if argument.default is not None else None
+        try:
+            return None if value is None else _items(state, value, scalar)
+        except _BadItemError as error:
+            message = f"The default of parameter '{name}': item {error.position}"
+            raise EvaluationError(f"{message} must be {scalar.expected}") from None
+
+    missing = _missing(argument, read_default, expected, example, stand_in)
+
     def evaluate(state: RenderState) -> object:
         value = source(state)
-        given = value is not None
-        if value is None and default is not None:
-            value = default(state)
         if value is None:
-            if optional:
-                return None
-            if not state.test_mode:
-                state.missing(name, expected, example)
-            return stand_in
+            return missing(state)
         try:
             return _items(state, value, scalar)
         except _BadItemError as error:
-            if not given:
-                message = f"The default of parameter '{name}': item {error.position}"
-                raise EvaluationError(f"{message} must be {scalar.expected}") from None
             wanted = f"{expected}; item {error.position} is not {scalar.expected}"
             state.bad(name, value, wanted, example)
             return stand_in
 
     return evaluate
+
+
+def _array_stand_in(scalar: ScalarType) -> SqlArray:
+    if scalar.item_type == "String":
+        return SqlArray([""], "String")
+    is_whole = isinstance(scalar.stand_in, int) and scalar.name != "Boolean"
+    return SqlArray([scalar.stand_in] * 2 if is_whole else [], scalar.item_type)
 
 
 class _BadItemError(Exception):

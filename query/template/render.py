@@ -74,6 +74,21 @@ def render(
         test_mode=test_mode,
         limits=limits,
     )
+    sql = _run(template, state)
+    return Rendered(
+        sql=sql,
+        bindings=state.bindings,
+        next_binding=state.next_binding,
+        max_threads=state.max_threads,
+        cache_ttl_s=state.cache_ttl_s,
+        activate=tuple(state.activate),
+        disable=tuple(state.disable),
+        secret_bindings=tuple(state.secret_bindings),
+    )
+
+
+def _run(template: Template, state: RenderState) -> str:
+    """The SQL, once nothing is wrong with the request."""
     try:
         template.run(state)
         sql = check_output(state)
@@ -86,13 +101,4 @@ def render(
         raise
     if state.problems:
         raise parameter_error(state.problems)
-    return Rendered(
-        sql=sql,
-        bindings=state.bindings,
-        next_binding=state.next_binding,
-        max_threads=state.max_threads,
-        cache_ttl_s=state.cache_ttl_s,
-        activate=tuple(state.activate),
-        disable=tuple(state.disable),
-        secret_bindings=tuple(state.secret_bindings),
-    )
+    return sql
