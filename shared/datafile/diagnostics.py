@@ -61,6 +61,7 @@ DIAGNOSTIC_CODES: dict[str, str] = {
     "template_in_materialized": "A materialized node has template tags.",
     "template_without_percent": "SQL has template tags but does not begin with %.",
     "text_after_block": "Text after '>' on the line of a command is ignored.",
+    "too_many_columns": "A schema has more columns than are allowed.",
     "unknown_column": "A key or engine option names a column that the schema lacks.",
     "unknown_command": "A line begins with a word that is no command of this kind of file.",
     "unknown_connection": "A resource names a connection that the project lacks.",

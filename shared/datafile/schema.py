@@ -11,6 +11,9 @@ from shared.model.resources import Column, Index, Span
 from shared.model.types import ColumnType, TypeSyntaxError, parse_type, parse_type_prefix
 from shared.model.workspace import did_you_mean
 
+MAX_COLUMNS = 1_000
+"""ClickHouse would take more; each one costs every insert and every merge."""
+
 _BARE_NAME = re.compile(r"[\w.\\*<>+\-']+")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _MODIFIER = re.compile(r"(DEFAULT|CODEC)\b", re.IGNORECASE)
@@ -76,6 +79,10 @@ def parse_schema(body: MappedText, diagnostics: Diagnostics) -> tuple[Column, ..
             else:
                 _add(columns, column, diagnostics)
         offset = end + 1
+    if len(columns) > MAX_COLUMNS:
+        message = f"The schema has {len(columns)} columns, at most {MAX_COLUMNS} are allowed."
+        hint = "Keep what is rarely read as JSON in one column."
+        diagnostics.error("too_many_columns", message, body.span(0), hint)
     return tuple(columns.values())
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shared.datafile.diagnostics import Diagnostics
-from shared.datafile.schema import parse_indexes, parse_schema
+from shared.datafile.schema import MAX_COLUMNS, parse_indexes, parse_schema
 from shared.datafile.source import MappedText, Piece, mapped_text
 from shared.model.resources import Column
 
@@ -87,3 +87,13 @@ def test_an_index_is_read(text: str, expected: tuple[str, str, str, int]) -> Non
     (index,) = parse_indexes(body(text), diagnostics)
     assert diagnostics.sorted() == ()
     assert (index.name, index.expression, index.type, index.granularity) == expected
+
+
+def test_a_schema_of_too_many_columns_is_refused() -> None:
+    diagnostics = Diagnostics()
+    pieces = [Piece(number, 1, f"c{number} String,") for number in range(1, MAX_COLUMNS + 2)]
+    parse_schema(mapped_text("wide.datasource", pieces), diagnostics)
+    assert [d.code for d in diagnostics.sorted()] == ["too_many_columns"]
+    diagnostics = Diagnostics()
+    parse_schema(mapped_text("wide.datasource", pieces[:MAX_COLUMNS]), diagnostics)
+    assert diagnostics.sorted() == ()
