@@ -184,12 +184,14 @@ def test_a_body_with_elided_fields_is_refused(tutorials: Server, body: str) -> N
     assert json.loads(answer)["code"] == "bad_request"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_check_tells_only_of_the_elided_sql(name: str) -> None:
-    checked = run_command("check", TUTORIALS / name)
-    errors = re.findall(r"(\w+)\.\w+:\d+:\d+: error: ", checked.stderr)
-    assert sorted(errors) == (sorted(ELIDED) if name == "000" else [])
-    assert checked.returncode == (3 if name == "000" else 0)
+def test_check_tells_only_of_the_elided_sql() -> None:
+    whole = run_command("check", *(TUTORIALS / name for name in NAMES[1:]))
+    assert whole.returncode == 0
+    assert " error: " not in whole.stderr
+    elided = run_command("check", TUTORIALS / "000")
+    assert elided.returncode == 3
+    errors = re.findall(r"(\w+)\.\w+:\d+:\d+: error: ", elided.stderr)
+    assert sorted(errors) == sorted(ELIDED)
 
 
 def test_every_datafile_of_the_tutorials_is_served_or_reported(tutorials: Server) -> None:
