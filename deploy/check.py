@@ -94,7 +94,12 @@ def _view(
                 f"Column '{column.name}' is not in data source '{target.name}'.",
                 hint=did_you_mean(column.name, known) or f"Its columns: {', '.join(known)}.",
             )
-    return ViewDefinition(name=pipe.name, target=target.name, select=planned.sql)
+    return ViewDefinition(
+        name=pipe.name,
+        target=target.name,
+        select=planned.sql,
+        sources=tuple(sorted(planned.tables)),
+    )
 
 
 def _diagnostic(node: Node, error: AppError) -> Diagnostic:

@@ -96,6 +96,8 @@ def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any)
             if not first:
                 count = len(endpoints(released.workspace))
                 say(f"Reloaded: {len(released.plan.steps)} changes, {count} endpoints served.")
+                if not released.is_clean:
+                    say("What is broken goes on as it was before.")
             first = False
 
         options = DevOptions(

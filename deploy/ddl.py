@@ -26,11 +26,12 @@ _LENIENT = "allow_dimensions_outside_sorting_key=1"
 
 
 class ViewDefinition(Struct, frozen=True, kw_only=True):
-    """A materialized view: SELECT text, and the data source it writes to."""
+    """A materialized view: SELECT text, the data source it writes to, the tables it reads."""
 
     name: str
     target: str
     select: str
+    sources: tuple[str, ...] = ()
 
 
 class Definition(Struct, frozen=True, kw_only=True):

@@ -79,16 +79,14 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
 def plan_views(
     state: State,
     views: Mapping[str, ViewDefinition],
-    sources: Mapping[str, tuple[str, ...]],
     database: str,
 ) -> Plan:
-    """The steps that lead to exactly these views; ``sources`` are the tables each one reads.
+    """The steps that lead to exactly these views.
 
     A changed view is dropped and made again: what it has written stays.
     """
     steps: list[Step] = []
     refusals: list[Refusal] = []
-    everything = tuple(sorted(state.datasources))
     for name, live in state.views.items():
         if views.get(name) != live:
             steps.append(
@@ -96,7 +94,7 @@ def plan_views(
                     resource=name,
                     summary=f"drop view {name}",
                     sql=ddl.drop_view(database, name),
-                    disturbs=tuple(sorted({*sources.get(name, ()), *everything})),
+                    disturbs=live.sources,
                 )
             )
     for name, view in views.items():
@@ -110,7 +108,7 @@ def plan_views(
                 resource=name,
                 summary=f"create view {name} into {view.target}",
                 sql=ddl.create_view(database, view),
-                disturbs=sources.get(name, ()),
+                disturbs=view.sources,
             )
         )
     return Plan(steps=tuple(steps), refusals=tuple(refusals))

@@ -11,11 +11,11 @@ what a block is written to run while the data sources they disturb are at rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 
 from msgspec import Struct, field, structs
-from shared.datafile.project import LoadedProject
 
 from deploy.apply import apply
 from deploy.check import CheckedPipe, check_pipe, first_problems
@@ -27,6 +27,7 @@ from query.serving import Serving
 from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
 from shared.datafile.diagnostics import Diagnostic
+from shared.datafile.project import LoadedProject
 from shared.errors import AppError, UnavailableError
 from shared.model.resources import Datasource, Pipe, Span
 from shared.model.workspace import Workspace
@@ -73,8 +74,16 @@ class Releaser:
         """Make a project live, as far as it can be.
 
         Raises:
-            UnavailableError: ClickHouse does not answer, or a data source did not come to rest.
+            UnavailableError: ClickHouse does not answer. What was live stays live.
         """
+        try:
+            return await self._release(project)
+        finally:
+            # Whatever happened: what was paused for a change goes on.
+            if self._worker is not None:
+                self._worker.start(self._serving.workspace.datasources)
+
+    async def _release(self, project: LoadedProject) -> Released:
         state = await read_state(self._clickhouse)
         wanted = project.workspace
         unread = _names_with_errors(project.diagnostics)
@@ -91,8 +100,6 @@ class Releaser:
         diagnostics += failed
         files = dict(project.files)
         self._serving.replace(workspace, broken | unread)
-        if self._worker is not None:
-            self._worker.start(datasources)
         return Released(
             workspace=workspace,
             plan=Plan(steps=tables.steps + views.steps, kept=tables.kept),
@@ -132,8 +139,7 @@ class Releaser:
         """Make the views of good pipes; those of broken pipes stay as they are."""
         views = {n: v for n, v in state.views.items() if n in kept}
         views |= {name: found.view for name, found in checked.items() if found.view is not None}
-        sources = {name: found.sources for name, found in checked.items()}
-        plan = plan_views(state, views, sources, self._clickhouse.database)
+        plan = plan_views(state, views, self._clickhouse.database)
         failed = await self._apply(plan)
         problems = [
             _problem(Span(name, 1), e.code, e.message, e.hint) for name, e in failed.items()
@@ -142,16 +148,34 @@ class Releaser:
         return plan, problems
 
     async def _apply(self, plan: Plan) -> Mapping[str, AppError]:
-        """Apply with everything that the plan disturbs at rest; the caller starts it again."""
-        if self._worker is not None and plan.disturbed:
-            deadline = Deadline(self._clock, PAUSE_TIMEOUT_S)
-            if not await self._worker.pause(plan.disturbed, deadline):
-                self._worker.start(self._serving.workspace.datasources)
-                raise UnavailableError(
-                    f"Data sources did not come to rest: {', '.join(sorted(plan.disturbed))}.",
-                    hint="Nothing was changed; see the log for what they wait for.",
-                )
-        return await apply(self._clickhouse, plan)
+        """Apply with everything that the plan disturbs at rest; ``release`` starts it again.
+
+        A resource that needs a data source which does not come to rest is left as it is.
+
+        Returns:
+            Why, for each resource that was left as it is.
+        """
+        restless = await self._pause(plan.disturbed)
+        left = {
+            step.resource: UnavailableError(
+                f"Data source '{name}' has a range under way that does not end.",
+                hint="The log says what it waits for; nothing was changed.",
+            )
+            for step in plan.steps
+            for name in step.disturbs
+            if name in restless
+        }
+        steps = tuple(step for step in plan.steps if step.resource not in left)
+        return {**left, **await apply(self._clickhouse, structs.replace(plan, steps=steps))}
+
+    async def _pause(self, names: Collection[str]) -> frozenset[str]:
+        """Bring data sources to rest; those that did not come to it."""
+        if self._worker is None or not names:
+            return frozenset()
+        deadline = Deadline(self._clock, PAUSE_TIMEOUT_S)
+        worker = self._worker
+        rested = await asyncio.gather(*(worker.pause([name], deadline) for name in names))
+        return frozenset(name for name, ok in zip(names, rested, strict=True) if not ok)
 
 
 def _problem(span: Span | None, code: str, message: str, hint: str | None) -> Diagnostic:

@@ -58,12 +58,16 @@ def split_name(name: str) -> tuple[str, OutputFormat]:
         NotFoundError: No ending, or one we do not know.
     """
     pipe, dot, ending = name.rpartition(".")
-    found = FORMATS.get(ending.lower()) if dot else None
+    if not dot:
+        raise NotFoundError(
+            f"'{name}' names no format.", hint=f"Ask for '{name or '<pipe>'}.json', for instance."
+        )
+    found = FORMATS.get(ending.lower())
     if found is None:
         known = ", ".join("." + known for known in FORMATS)
-        miss = did_you_mean(ending, FORMATS) if dot else None
         raise NotFoundError(
-            f"'{name}' does not end with a format we know.", hint=miss or f"Known: {known}."
+            f"'.{ending}' is not a format of endpoints.",
+            hint=did_you_mean(ending, FORMATS) or f"Known: {known}.",
         )
     return pipe, found
 

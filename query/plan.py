@@ -9,15 +9,15 @@ different pipes never meet. The SQL of a node is never rewritten, only put behin
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct, field
 
 from query.template.compile import Template, compile_template
-from query.template.render import render
+from query.template.render import Rendered, render
 from shared.clickhouse.allowlist import Analysis, check_select
 from shared.clickhouse.sql import ParameterValue, quote_identifier
-from shared.errors import NotFoundError, QueryError
+from shared.errors import NotFoundError, ParameterError, QueryError, UserError
 from shared.model.resources import Node, Pipe
 from shared.model.workspace import Workspace, did_you_mean
 
@@ -50,6 +50,7 @@ class _Plan(Struct, kw_only=True):
     test_mode: bool
     bindings: dict[str, ParameterValue] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
+    problems: list[ParameterError] = field(default_factory=list)
     next_binding: int = 1
     max_threads: int | None = None
 
@@ -104,6 +105,8 @@ class Planner:
         """
         plan = _Plan(arguments=arguments, test_mode=test_mode)
         sql = await self._compose(plan, pipe, node, ())
+        if plan.problems:
+            raise _all_of(plan.problems)
         return self._planned(plan, sql)
 
     async def plan_sql(self, sql: str) -> tuple[Planned, str | None]:
@@ -139,13 +142,7 @@ class Planner:
             raise QueryError(f"The nodes read each other: {' -> '.join((*path, step))}.")
         sql = node.sql
         if node.is_template:
-            rendered = render(
-                self.template(pipe, node),
-                plan.arguments,
-                resources=self._resources,
-                first_binding=plan.next_binding,
-                test_mode=plan.test_mode,
-            )
+            rendered = self._render_template(plan, self.template(pipe, node))
             sql = rendered.sql
             plan.next_binding = rendered.next_binding
             plan.bindings.update(rendered.bindings)
@@ -153,6 +150,29 @@ class Planner:
                 plan.max_threads = rendered.max_threads
         await self._resolve(plan, pipe, node, await self._checked(sql), ctes, (*path, step))
         return sql
+
+    def _render_template(self, plan: _Plan, template: Template) -> Rendered:
+        """Render; bad parameters are kept, and stand-ins show what else the answer needs."""
+
+        def rendered(arguments: Mapping[str, object], *, test_mode: bool) -> Rendered:
+            return render(
+                template,
+                arguments,
+                resources=self._resources,
+                first_binding=plan.next_binding,
+                test_mode=test_mode,
+            )
+
+        try:
+            return rendered(plan.arguments, test_mode=plan.test_mode)
+        except ParameterError as error:
+            plan.problems.append(error)
+            bad = {str(problem.get("parameter")) for problem in error.errors}
+            good = {n: v for n, v in plan.arguments.items() if n not in bad}
+            try:
+                return rendered(good, test_mode=True)
+            except UserError:
+                raise _all_of(plan.problems) from None
 
     async def _checked(self, sql: str) -> Analysis:
         analysis = await self._parse(sql)
@@ -198,6 +218,14 @@ def _other_node(pipe: Pipe | None, node: Node | None, name: str) -> Node | None:
     if pipe is None or (node is not None and node.name == name):
         return None
     return next((n for n in pipe.nodes if n.name == name), None)
+
+
+def _all_of(problems: Sequence[ParameterError]) -> ParameterError:
+    """Every bad parameter of a request as one error, each of them once."""
+    if len(problems) == 1:
+        return problems[0]
+    errors = {str(e.get("error")): e for problem in problems for e in problem.errors}
+    return ParameterError(" ".join(errors), errors=list(errors.values()))
 
 
 def attach(ctes: Mapping[str, str], sql: str) -> str:

@@ -54,11 +54,11 @@ async def deploy(engine: EmbeddedClickHouse, *wanted: Datasource) -> Plan:
     return plan
 
 
-async def deploy_view(engine: EmbeddedClickHouse, view: ViewDefinition, *sources: str) -> Plan:
+async def deploy_view(engine: EmbeddedClickHouse, view: ViewDefinition) -> Plan:
     state = await read_state(engine)
     # Views of other tests stay where they are.
     views = {**state.views, view.name: view}
-    plan = plan_views(state, views, {view.name: sources}, engine.database)
+    plan = plan_views(state, views, engine.database)
     assert plan.refusals == ()
     assert await apply(engine, plan) == {}
     return plan
@@ -335,6 +335,7 @@ def daily(source: Datasource, select: str | None = None) -> tuple[Datasource, Vi
         target=target.name,
         select=select
         or f"SELECT toDate(ts) AS day, count() AS n FROM {source.name} GROUP BY day -- by day",
+        sources=(source.name,),
     )
     return target, view
 
@@ -348,9 +349,9 @@ async def test_a_view_is_made_read_back_and_left_alone_afterwards(
     source = events()
     target, view = daily(source)
     await deploy(engine, source, target)
-    assert len((await deploy_view(engine, view, source.name)).steps) == 1
+    assert len((await deploy_view(engine, view)).steps) == 1
     assert (await read_state(engine)).views[view.name] == view
-    assert (await deploy_view(engine, view, source.name)).steps == ()
+    assert (await deploy_view(engine, view)).steps == ()
 
 
 async def test_a_repeated_token_is_dropped_by_the_table_and_by_the_target_of_its_view(
@@ -359,7 +360,7 @@ async def test_a_repeated_token_is_dropped_by_the_table_and_by_the_target_of_its
     source = events(engine=EngineSpec(sorting_key="id", partition_key="toYYYYMMDD(ts)"))
     target, view = daily(source)
     await deploy(engine, source, target)
-    await deploy_view(engine, view, source.name)
+    await deploy_view(engine, view)
     for token in ("t1", "t1", "t1"):
         await insert(engine, source, ROWS, token)
     assert await ask(engine, f"SELECT count() FROM {source.name}") == [["10"]]
@@ -385,7 +386,7 @@ async def test_a_repeated_token_is_dropped_behind_a_table_that_keeps_nothing(
     source = events(engine=EngineSpec(name="Null"))
     target, view = daily(source)
     await deploy(engine, source, target)
-    await deploy_view(engine, view, source.name)
+    await deploy_view(engine, view)
     for token in ("t1", "t1", "t2"):
         await insert(engine, source, ROWS, token)
     assert await ask(engine, f"SELECT sum(n) FROM {target.name}") == [["20"]]
@@ -401,7 +402,7 @@ async def test_a_view_goes_on_after_its_source_got_a_column(
         target = structs.replace(target, columns=(ID, TS), engine=KEYED)
         view = structs.replace(view, select=f"SELECT * FROM {source.name}")
     await deploy(engine, source, target)
-    await deploy_view(engine, view, source.name)
+    await deploy_view(engine, view)
     await insert(engine, source, ROWS, "t1")
     more = Column(name="more", type="Int8", jsonpath="$.more", default="1")
     grown = structs.replace(source, columns=(*source.columns, more))
@@ -418,10 +419,10 @@ async def test_a_changed_view_keeps_what_it_has_written(engine: EmbeddedClickHou
     source = events()
     target, view = daily(source)
     await deploy(engine, source, target)
-    await deploy_view(engine, view, source.name)
+    await deploy_view(engine, view)
     await insert(engine, source, ROWS, "t1")
     changed = structs.replace(view, select=view.select.replace("count()", "100 * count()"))
-    plan = await deploy_view(engine, changed, source.name)
+    plan = await deploy_view(engine, changed)
     assert len(plan.steps) == 2
     assert (await read_state(engine)).views[view.name] == changed
     await insert(engine, source, ROWS, "t2")
@@ -432,7 +433,7 @@ async def test_dropping_a_view_keeps_its_target(engine: EmbeddedClickHouse) -> N
     source = events()
     target, view = daily(source)
     await deploy(engine, source, target)
-    await deploy_view(engine, view, source.name)
+    await deploy_view(engine, view)
     await engine.execute(Statement(sql=ddl.drop_view(engine.database, view.name)))
     state = await read_state(engine)
     assert view.name not in state.tables and target.name in state.datasources

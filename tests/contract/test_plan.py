@@ -166,6 +166,20 @@ async def test_every_bad_parameter_of_a_node_comes_in_one_answer(bench: Bench) -
     assert [e["parameter"] for e in raised.value.errors] == ["a", "b", "c"]
 
 
+async def test_the_bad_parameters_of_all_nodes_come_in_one_answer(bench: Bench) -> None:
+    bench.pipe("other", answer="SELECT {{Date(c)}} AS c")
+    bench.pipe(
+        "p",
+        unused="SELECT {{Int32(never)}}",
+        low="SELECT n FROM EV WHERE n < {{Int32(a)}}",
+        answer="SELECT n, {{Int32(b)}} FROM low, other",
+    )
+    with pytest.raises(ParameterError) as raised:
+        await bench.ask("p", b="x", c="2024-02-30")
+    assert {e["parameter"] for e in raised.value.errors} == {"a", "b", "c"}
+    assert "Parameter 'a' is required." in raised.value.message
+
+
 @settings(
     max_examples=60,
     deadline=None,

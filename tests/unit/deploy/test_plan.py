@@ -23,7 +23,7 @@ ID = Column(name="id", type="UInt32", jsonpath="$.id")
 TS = Column(name="ts", type="DateTime", jsonpath="$.ts", default="now()")
 NEW = Column(name="new", type="Int8", jsonpath="$.new", default="5")
 EVENTS = Datasource(name="events", columns=(ID, TS), engine=EngineSpec(sorting_key="id"))
-VIEW = ViewDefinition(name="daily", target="days", select="SELECT 1 AS a")
+VIEW = ViewDefinition(name="daily", target="days", select="SELECT 1 AS a", sources=("events",))
 
 
 class LiveTable(Struct):
@@ -310,10 +310,8 @@ def test_a_quarantine_table_of_an_earlier_data_source_gets_the_new_columns() -> 
 # Views ------------------------------------------------------------------------------------------
 
 
-def views(model: Model, *wanted: ViewDefinition, sources: tuple[str, ...] = ("events",)) -> Plan:
-    return plan_views(
-        model.state, {v.name: v for v in wanted}, {v.name: sources for v in wanted}, "db"
-    )
+def views(model: Model, *wanted: ViewDefinition) -> Plan:
+    return plan_views(model.state, {v.name: v for v in wanted}, "db")
 
 
 def with_view(view: ViewDefinition = VIEW) -> Model:
@@ -341,11 +339,11 @@ def test_a_changed_view_is_dropped_and_made_again(changed: dict[str, str]) -> No
     ]
 
 
-def test_a_view_that_is_no_longer_wanted_is_dropped_with_everything_at_rest() -> None:
+def test_a_view_that_is_no_longer_wanted_is_dropped_with_its_sources_at_rest() -> None:
     model = with_view()
     found = views(model)
     assert summaries(found) == ["drop view daily"]
-    # Nobody says any more what it reads, so all of it is held.
+    # The files say nothing of it any more: its own comment tells what it reads.
     assert found.disturbed == {"events"}
     model.run(found.steps, {})
     assert set(model.tables) == {"events", "events_quarantine"}

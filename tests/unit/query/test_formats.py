@@ -14,7 +14,13 @@ def test_the_ending_chooses_the_format(ending: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("top_pages", "Known: .json"), ("top_pages.jsn", "'json'"), ("", "Known"), (".", "Known")],
+    [
+        ("top_pages", "'top_pages.json'"),
+        ("top_pages.jsn", "'json'"),
+        ("top_pages.xlsx", "Known: .json"),
+        ("", "'<pipe>.json'"),
+        (".", "Known"),
+    ],
 )
 def test_other_endings_are_not_found_and_the_hint_helps(name: str, hint: str) -> None:
     with pytest.raises(NotFoundError) as raised:
