@@ -1,0 +1,147 @@
+"""Releases on the real engine: what is broken stays as it was, the rest goes on."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from deploy.release import Released, Releaser
+from query.serving import Serving
+from shared.clickhouse.contract import Statement
+from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clock import Deadline, SystemClock
+from shared.datafile.project import parse_project
+from shared.errors import ClickHouseUnavailableError
+from shared.model.resources import Datasource
+
+
+class RecordingWorker:
+    """Pauses and starts nothing, and remembers what it was asked."""
+
+    def __init__(self, restless: Iterable[str] = ()) -> None:
+        self.restless = set(restless)
+        self.paused: list[str] = []
+        self.started: set[str] = set()
+
+    async def pause(self, names: Iterable[str], deadline: Deadline) -> bool:
+        self.paused += names
+        self.started -= set(self.paused)
+        return self.restless.isdisjoint(self.paused[-1:])
+
+    def start(self, datasources: Mapping[str, Datasource]) -> None:
+        self.started |= datasources.keys()
+
+
+class Project:
+    """Two data sources, a view from one into the other, an endpoint; names of their own."""
+
+    def __init__(self, engine: EmbeddedClickHouse, *, restless: bool = False) -> None:
+        self.ev = "ev" + uuid.uuid4().hex[:8]
+        self.worker = RecordingWorker([self.ev] if restless else [])
+        self.serving = Serving(engine.parse)
+        self.releaser = Releaser(engine, self.serving, self.worker, SystemClock())  # type: ignore[arg-type]
+        self.files = {
+            f"{self.ev}.datasource": "SCHEMA >\n    n UInt32 `json:$.n`\n",
+            f"{self.ev}_sums.datasource": "SCHEMA >\n    total UInt64\n",
+            f"{self.ev}_view.pipe": "NODE a\nSQL >\n"
+            f"    SELECT toUInt64(sum(n)) AS total FROM {self.ev}\n"
+            f"TYPE materialized\nDATASOURCE {self.ev}_sums\n",
+            f"{self.ev}_count.pipe": "NODE a\nSQL >\n"
+            f"    SELECT count() AS c FROM {self.ev}\nTYPE endpoint\n",
+        }
+
+    async def release(self, **changes: str) -> Released:
+        """Release with some files changed; their names without the common beginning."""
+        self.files |= {f"{self.ev}{n.replace('__', '.')}": text for n, text in changes.items()}
+        return await self.releaser.release(parse_project(list(self.files.items())))
+
+
+async def test_a_release_serves_everything_and_a_second_one_changes_nothing(
+    engine: EmbeddedClickHouse,
+) -> None:
+    project = Project(engine)
+    released = await project.release()
+    assert released.is_clean and len(released.plan.steps) == 5
+    assert project.worker.started == {project.ev, f"{project.ev}_sums"}
+    assert project.serving.endpoint(f"{project.ev}_count")
+    assert released.reads[f"{project.ev}_count"] == (project.ev,)
+    again = await project.release()
+    assert again.is_clean and again.plan.steps == ()
+
+
+async def test_a_broken_pipe_keeps_its_last_good_version_and_the_others_change(
+    engine: EmbeddedClickHouse,
+) -> None:
+    project = Project(engine)
+    await project.release()
+    before = project.serving.workspace.pipes[f"{project.ev}_count"]
+    released = await project.release(
+        _count__pipe=f"NODE a\nSQL >\n    SELECT nn FROM {project.ev}\nTYPE endpoint\n",
+        _new__pipe="NODE a\nSQL >\n    SELECT 1 AS one\nTYPE endpoint\n",
+    )
+    (problem,) = released.diagnostics
+    assert (problem.span.line, problem.span.column) == (3, 12)
+    assert "nn" in problem.message and problem.excerpt[-1].strip().startswith("SELECT nn")
+    assert project.serving.workspace.pipes[f"{project.ev}_count"] == before
+    assert project.serving.endpoint(f"{project.ev}_new")
+
+
+async def test_a_refused_data_source_keeps_its_last_good_version(
+    engine: EmbeddedClickHouse,
+) -> None:
+    project = Project(engine)
+    await project.release()
+    released = await project.release(__datasource="SCHEMA >\n    n String `json:$.n`\n")
+    assert [d.code for d in released.diagnostics] == ["data_loss_refused"]
+    assert project.serving.workspace.datasources[project.ev].columns[0].type == "UInt32"
+    assert project.ev in project.worker.started
+
+
+async def test_a_changed_view_waits_until_its_source_rests(engine: EmbeddedClickHouse) -> None:
+    project = Project(engine)
+    await project.release()
+    project.worker.paused.clear()
+    view = project.files[f"{project.ev}_view.pipe"].replace("sum(n)", "sum(n * 2)")
+    released = await project.release(_view__pipe=view)
+    assert released.is_clean
+    assert set(project.worker.paused) == {project.ev}
+    assert project.ev in project.worker.started
+
+
+async def test_what_does_not_rest_is_left_as_it_was_and_the_rest_changes(
+    engine: EmbeddedClickHouse,
+) -> None:
+    project = Project(engine)
+    await project.release()
+    project.worker.restless = {project.ev}
+    released = await project.release(
+        __datasource="SCHEMA >\n    n UInt32 `json:$.n`,\n    m UInt8 `json:$.m`\n",
+        _sums__datasource="SCHEMA >\n    total UInt64,\n    more UInt8 DEFAULT 1\n",
+    )
+    assert ["does not end" in d.message for d in released.diagnostics] == [True]
+    datasources = project.serving.workspace.datasources
+    assert [c.name for c in datasources[project.ev].columns] == ["n"]
+    assert [c.name for c in datasources[f"{project.ev}_sums"].columns] == ["total", "more"]
+    assert project.ev in project.worker.started
+
+
+async def test_whatever_happens_what_was_paused_goes_on(engine: EmbeddedClickHouse) -> None:
+    project = Project(engine)
+    await project.release()
+
+    class Failing:
+        """The engine until it is asked for a change."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(engine, name)
+
+        async def execute(self, statement: Statement) -> None:
+            raise ClickHouseUnavailableError("gone")
+
+    project.releaser._clickhouse = Failing()  # type: ignore[assignment]
+    wider = "SCHEMA >\n    n UInt32 `json:$.n`,\n    m UInt8 `json:$.m`\n"
+    with pytest.raises(ClickHouseUnavailableError):
+        await project.release(__datasource=wider)
+    assert project.ev in project.worker.paused and project.ev in project.worker.started
