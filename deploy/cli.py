@@ -108,8 +108,9 @@ def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any)
             on_release=on_release,
         )
         running = await start_dev(service, settings, options)
-        shown = running.token if sys.stdout.isatty() and settings.admin_token is None else None
-        token_file = (settings.data / "admin_token").resolve()
+        is_own = settings.admin_token is None
+        shown = running.token if is_own and sys.stdout.isatty() else None
+        token_file = (settings.data / "admin_token").resolve() if is_own else None
         for line in welcome(running.released, running.url, token_file, shown):
             say(line)
         sys.stdout.flush()

@@ -21,15 +21,28 @@ from shared.model.types import parse_type
 CANDIDATES = 50
 
 
-def welcome(released: Released, url: str, token_file: Path, token: str | None) -> Iterator[str]:
-    """The lines; the token itself is shown only where ``token`` is given."""
+def welcome(
+    released: Released, url: str, token_file: Path | None, token: str | None
+) -> Iterator[str]:
+    """The lines.
+
+    Args:
+        released: What is served.
+        url: Where.
+        token_file: Where the token is kept; None where it came by setting.
+        token: The token, where it may be shown.
+    """
     workspace = released.workspace
     yield f"Pipehouse serves {url}"
-    yield f"  token file  {token_file}"
+    if token_file is not None:
+        yield f"  token file  {token_file}"
     if token is not None:
         yield f"  token       {token}"
     yield ""
-    yield f"  export TOKEN=$(cat {shlex.quote(str(token_file))})"
+    if token_file is not None:
+        yield f"  export TOKEN=$(cat {shlex.quote(str(token_file))})"
+    else:
+        yield '  export TOKEN="$PIPEHOUSE_ADMIN_TOKEN"'
     for name, datasource in sorted(workspace.datasources.items()):
         if not any(c.jsonpath for c in datasource.columns):
             continue

@@ -7,6 +7,7 @@ from deploy.plan import Plan
 from deploy.release import Released
 from deploy.welcome import welcome
 from shared.datafile.project import load_project
+from shared.model.workspace import Workspace
 
 DATASOURCE = """SCHEMA >
     `event_type` String `json:$.event_type`,
@@ -39,3 +40,10 @@ def test_the_event_is_one_that_the_endpoints_show(tmp_path: Path) -> None:
 def test_the_token_is_printed_only_where_it_is_given(tmp_path: Path) -> None:
     assert not any(re.search(r"token +secret", line) for line in lines(tmp_path))
     assert any(re.search(r"token +secret", line) for line in lines(tmp_path, "secret"))
+
+
+def test_a_token_that_came_by_setting_is_taken_from_there() -> None:
+    released = Released(workspace=Workspace(), plan=Plan())
+    printed = list(welcome(released, "http://127.0.0.1:7181", None, None))
+    assert '  export TOKEN="$PIPEHOUSE_ADMIN_TOKEN"' in printed
+    assert not any("cat " in line for line in printed)
