@@ -39,7 +39,7 @@ from shared.clickhouse.contract import Limits
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clock import Clock, Deadline, SystemClock
 from shared.datafile.project import LoadedProject, load_project
-from shared.errors import AppError
+from shared.errors import AppError, LogUnavailableError
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
 from shared.supervise import Close, Service
@@ -165,7 +165,11 @@ async def _load_fixtures(running: Running, folders: Sequence[Path]) -> None:
 async def _retain(local_log: LocalLog, settings: Settings, clock: Clock) -> None:
     while True:
         await asyncio.sleep(RETENTION_INTERVAL_S)
-        await local_log.remove_read(clock.now_ms() - settings.log_retention_s * 1000)
+        try:
+            await local_log.remove_read(clock.now_ms() - settings.log_retention_s * 1000)
+        except LogUnavailableError as error:
+            # A full disk is no reason to stop; the next turn comes.
+            log.warning("retention_failed", error=str(error))
 
 
 async def _reload(releaser: Releaser, running: Running, options: DevOptions) -> None:
