@@ -42,7 +42,10 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 class Batcher:
-    """The open batch of one partition; ``add`` and ``take`` are its whole life.
+    """The open batch of one partition, and at most one closed batch before it.
+
+    A batch that reaches its limits is closed and the next one begins, so that filling goes on
+    while the batch before waits to be taken. There is room until the open batch is full too.
 
     Args:
         limits: When a batch is closed.
@@ -50,6 +53,7 @@ class Batcher:
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
+        self._closed: Batch | None = None
         self._chunks: list[Decoded] = []
         self._first = 0
         self._next = 0
@@ -59,38 +63,54 @@ class Batcher:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was added since the last ``take``."""
-        return not self._chunks
+        """Whether there is nothing to take."""
+        return self._closed is None and not self._chunks
+
+    @property
+    def has_closed(self) -> bool:
+        """Whether a batch has reached its limits."""
+        return self._closed is not None
 
     @property
     def is_full(self) -> bool:
-        """Whether rows or bytes have reached their limit."""
-        return self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes
+        """Whether nothing should be added before the next ``take``."""
+        return self._closed is not None and self._reached
 
     @property
-    def opened_s(self) -> float:
-        """Monotonic time at which the open batch got its first record."""
-        return self._opened_s
+    def _reached(self) -> bool:
+        """Whether rows or bytes of the open batch have reached their limit."""
+        return self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes
 
     def due_in_s(self, now_s: float) -> float:
-        """Seconds until the batch is to be closed; 0 when it is due, infinity when empty."""
+        """Seconds until a batch is to be taken; 0 when it is due, infinity when empty."""
         if self.is_empty:
             return float("inf")
-        if self.is_full:
+        if self.has_closed:
             return 0.0
         return max(0.0, self._opened_s + self._limits.max_age_s - now_s)
 
     def add(self, chunk: Chunk, decoded: Decoded, *, first: int, now_s: float) -> None:
         """Append a decoded chunk that covers ``[first, chunk.next)``."""
-        if self.is_empty:
+        if not self._chunks:
             self._first, self._opened_s = first, now_s
         self._chunks.append(decoded)
         self._next = chunk.next
         self._rows += len(chunk.offsets)
         self._bytes += sum(len(value) for value in chunk.values if value is not None)
+        self._close_full()
 
     def take(self) -> Batch:
-        """Close the batch and begin a new one."""
+        """The oldest batch: the closed one, else the open one, which is closed for it."""
+        batch = self._closed or self._close()
+        self._closed = None
+        self._close_full()
+        return batch
+
+    def _close_full(self) -> None:
+        if self._closed is None and self._reached:
+            self._closed = self._close()
+
+    def _close(self) -> Batch:
         batch = make_batch(
             self._first, self._next, self._chunks, size_bytes=self._bytes, opened_s=self._opened_s
         )

@@ -1,9 +1,10 @@
 """One data source: source -> decode -> batch -> delivery -> insert -> commit.
 
 ``Pipeline`` reads and decodes; a ``_Partition`` for each assigned partition does what
-``ingest/delivery.py`` decides, one action after another. Decoding of the next batch goes on while
-one is being inserted. Backpressure: a partition whose open batch is full while another is being
-inserted is paused, while polling goes on; the log holds what producers send meanwhile.
+``ingest/delivery.py`` decides, one action after another. Decoding goes on while a batch is being
+inserted: one more may be closed, and a third be filled. Backpressure: when that one is full too,
+the partition is paused while polling goes on; the log holds what producers send meanwhile. So a
+partition keeps at most three batches in memory: in flight, closed, and open.
 
 Shutdown, under one deadline: stop reading; close every open batch; let each partition finish the
 range under way and close it without a following intent; what does not fit into the time, or fails
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ingest import delivery
 from ingest.batch import Batch, Batcher, BatchLimits, InsertBudget, make_batch
@@ -284,7 +285,7 @@ class _Partition:
     async def _wait_for_turn(self) -> None:
         end_s = self._clock.monotonic()
         end_s += self._pipeline.budget.reserve(end_s)
-        while not (self._batcher.is_full or self._finishing):
+        while not (self._batcher.has_closed or self._finishing):
             left_s = end_s - self._clock.monotonic()
             if left_s <= 0:
                 return
@@ -481,13 +482,15 @@ class _Partition:
         self._pipeline.observer.flushed(
             rows=batch.row_count, elapsed_s=self._clock.monotonic() - started_s
         )
+        # Its rows are not needed any more, what was rejected is; the next batch takes their place.
+        self._current = structs.replace(batch, blocks=())
         self._prefetch()
         return delivery.Stored()
 
     def _prefetch(self) -> None:
         """Hand a batch that is due to the protocol, so that the closing commit declares it."""
         if self._waiting is None and not self._state.draining and self._state.is_flowing:
-            is_due = self._batcher.is_full or (self._finishing and not self._batcher.is_empty)
+            is_due = self._batcher.has_closed or (self._finishing and not self._batcher.is_empty)
             if is_due:
                 self._tell(self._take_batch())
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from ingest.delivery import Intent, Metadata, decode_metadata
 from ingest.log.local import open_local_log
 from ingest.source.contract import Poll
 from ingest.source.local import LocalSource
+from ingest.worker import Worker
 from shared.clickhouse.contract import Insert, Statement, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
@@ -135,6 +138,59 @@ async def test_pausing_right_after_starting_completes_the_range_that_was_open(ri
     partition, next_ = await leave_a_range_open(rig)
     worker = rig.worker()
     assert await worker.pause([rig.name], Deadline(CLOCK, 10))
+    position, metadata = await committed(rig, partition)
+    assert (position, metadata.intent) == (next_, None)
+    await rig.assert_exactly_once()
+
+
+@asynccontextmanager
+async def three_batches_in_memory(rig: Rig) -> AsyncIterator[tuple[Worker, Partition, int]]:
+    """One batch is being inserted, one is closed, one is full; inside, nothing is inserted."""
+    go_on = asyncio.Event()
+    insert = rig.faulty.insert
+
+    async def insert_later(block: Insert) -> Summary:
+        await go_on.wait()
+        return await insert(block)
+
+    rig.faulty.insert = insert_later  # type: ignore[method-assign, assignment]
+    rig.limits = BatchLimits(max_rows=10, max_age_s=60)
+    worker = rig.worker()
+    pipeline = worker._running[rig.name].pipeline
+
+    def holder() -> Any:
+        return next(iter(pipeline._partitions.values()))
+
+    await rig.send(10)
+    await until(lambda: bool(pipeline._partitions) and holder()._current is not None)
+    await rig.send(10)
+    await until(lambda: holder()._batcher.has_closed)
+    partition, next_ = await rig.send(10)
+    await until(lambda: holder()._batcher.is_full)
+    yield worker, partition, next_
+    go_on.set()
+
+
+async def test_a_partition_reads_no_more_than_three_batches_ahead_and_goes_on_later(
+    rig: Rig,
+) -> None:
+    async with three_batches_in_memory(rig) as (worker, partition, next_):
+        end = await rig.send(10)
+        pipeline = worker._running[rig.name].pipeline
+        poll = await pipeline.source.poll(max_rows=100, max_bytes=1 << 20, timeout_s=0)
+        assert not poll.chunks
+        assert pipeline._partitions[partition]._read_to == next_
+    await rig.stored(*end)
+    assert rig.faulty.inserts == 4
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once()
+
+
+async def test_stopping_flushes_the_closed_batch_and_the_open_one(rig: Rig) -> None:
+    async with three_batches_in_memory(rig) as (worker, partition, next_):
+        closing = asyncio.create_task(worker.close(Deadline(CLOCK, 10)))
+        await asyncio.sleep(0)
+    await closing
     position, metadata = await committed(rig, partition)
     assert (position, metadata.intent) == (next_, None)
     await rig.assert_exactly_once()

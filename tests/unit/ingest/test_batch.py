@@ -45,8 +45,41 @@ def test_rows_or_bytes_fill_a_batch() -> None:
     by_rows, by_bytes = Batcher(LIMITS), Batcher(LIMITS)
     add(by_rows, 0, 10)
     add(by_bytes, 0, 1, size=1_000)
-    assert by_rows.is_full and by_bytes.is_full
+    assert by_rows.has_closed and by_bytes.has_closed
     assert by_rows.due_in_s(0.0) == 0.0
+
+
+def test_filling_goes_on_behind_one_closed_batch_until_the_open_one_is_full_too() -> None:
+    batcher = Batcher(LIMITS)
+    add(batcher, 0, 10)
+    add(batcher, 10, 9)
+    assert not batcher.is_full
+    add(batcher, 19, 1)
+    assert batcher.is_full
+
+
+def test_batches_are_taken_in_order_and_a_full_open_one_moves_up() -> None:
+    batcher = Batcher(LIMITS)
+    add(batcher, 0, 10, now_s=1.0)
+    add(batcher, 10, 10, now_s=2.0)
+    first = batcher.take()
+    assert batcher.has_closed and not batcher.is_full
+    add(batcher, 20, 3, now_s=3.0)
+    second, third = batcher.take(), batcher.take()
+    assert [(b.first, b.next, b.opened_s) for b in (first, second, third)] == [
+        (0, 10, 1.0),
+        (10, 20, 2.0),
+        (20, 23, 3.0),
+    ]
+    assert batcher.is_empty
+
+
+def test_a_batch_behind_a_closed_one_has_its_own_age() -> None:
+    batcher = Batcher(LIMITS)
+    add(batcher, 0, 10, now_s=1.0)
+    add(batcher, 10, 1, now_s=9.0)
+    batcher.take()
+    assert 0.3 < batcher.due_in_s(9.0) < 0.5
 
 
 def test_a_taken_batch_is_contiguous_and_the_next_one_begins_empty() -> None:
