@@ -1,1 +1,1 @@
-"""query."""
+"""Parameters in, bytes out. Its README says where to begin."""

@@ -1,1 +1,1 @@
-"""shared."""
+"""The nouns and the seams of both sides; imports nothing of ours. Its README says where to begin."""

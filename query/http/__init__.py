@@ -1,1 +1,1 @@
-"""http."""
+"""The routes that answer queries."""

@@ -1,1 +1,1 @@
-"""auth."""
+"""Who may do what: tokens, scopes and grants."""

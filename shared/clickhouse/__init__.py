@@ -1,1 +1,1 @@
-"""clickhouse."""
+"""One contract for ClickHouse, the embedded engine behind it, and what free SQL may do."""

@@ -1,1 +1,1 @@
-"""model."""
+"""What a project says, as frozen values: data sources, pipes, nodes, types, the workspace."""

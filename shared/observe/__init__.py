@@ -1,1 +1,1 @@
-"""observe."""
+"""What the product says about itself: every metric, listed once."""
