@@ -1,1 +1,1 @@
-"""The nouns and the seams of both sides; imports nothing of ours. Its README says where to begin."""
+"""The nouns and the seams of both sides; imports nothing of ours. Its README says more."""

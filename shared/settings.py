@@ -145,9 +145,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 15.0
     fsync: Annotated[
         bool,
-        Meta(
-            description="Whether log and tables survive the loss of power too; slower for small batches."
-        ),
+        Meta(description="Whether log and tables survive the loss of power too; it costs time."),
     ] = False
     log_retention_s: Annotated[
         int, Meta(ge=60, description="How long the embedded log keeps events that are stored.")
