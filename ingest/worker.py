@@ -19,6 +19,7 @@ from ingest.progress import Progress
 from ingest.source.contract import Source
 from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
+from shared.errors import LogUnavailableError
 from shared.model.identity import DEDUPLICATION_WINDOW
 from shared.model.resources import Datasource
 
@@ -32,6 +33,11 @@ def schema_revision(datasource: Datasource) -> str:
     """A short digest of what decides how records become rows."""
     shape = [(c.name, c.type, c.jsonpath, c.default) for c in datasource.columns]
     return hashlib.blake2b(msgspec.json.encode(shape), digest_size=6).hexdigest()
+
+
+def takes_events(datasource: Datasource) -> bool:
+    """Whether any column has a JSON path; a view fills the table where none has."""
+    return any(column.jsonpath is not None for column in datasource.columns)
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -81,6 +87,7 @@ class Worker:
         self._observe = observe
         self._running: dict[str, _Running] = {}
         self._unsettled: set[str] = set()
+        self._looks: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"Worker(running={sorted(self._running)})"
@@ -95,13 +102,41 @@ class Worker:
         return {p: why for r in self._running.values() for p, why in r.pipeline.held.items()}
 
     def start(self, datasources: Mapping[str, Datasource]) -> None:
-        """Run a pipeline for each data source that has none; their tables exist."""
+        """Run a pipeline for each data source that has none; their tables exist.
+
+        Not where no column has a JSON path: nothing could be made of an event. Records of such a
+        topic stay in the log.
+        """
         for name, datasource in datasources.items():
-            if name not in self._running:
+            if not takes_events(datasource):
+                self._look_once(name)
+            elif name not in self._running:
                 self._start(datasource)
+
+    def _look_once(self, name: str) -> None:
+        if name not in self._looks:
+            self._looks[name] = asyncio.create_task(self._look(name), name=f"look-{name}")
+
+    async def _look(self, name: str) -> None:
+        """Say it when records wait in the topic of a data source that takes no events."""
+        source = self._source(name)
+        try:
+            poll = await source.poll(max_rows=1, max_bytes=1, timeout_s=0.0)
+            waiting = sum(
+                source.lag(a.partition, a.log_start if a.offset is None else a.offset)
+                for a in poll.assigned
+            )
+        except LogUnavailableError:
+            return
+        finally:
+            await source.close()
+        if waiting:
+            log.info("records_left_in_log", datasource=name, topic=self.topic(name), rows=waiting)
 
     def _start(self, datasource: Datasource) -> None:
         self._unsettled.discard(datasource.name)
+        if look := self._looks.pop(datasource.name, None):
+            look.cancel()
         pipeline = self._pipeline(datasource)
         task = asyncio.create_task(pipeline.run(), name=f"pipeline-{datasource.name}")
         self._running[datasource.name] = _Running(
@@ -131,17 +166,17 @@ class Worker:
             limits=self._settings.limits,
             inserts_per_second=self._settings.inserts_per_second,
         )
-        source = self._open_source(
-            self.topic(datasource.name), self._settings.group_prefix + datasource.name
-        )
         return Pipeline(
             settings,
-            source,
+            self._source(datasource.name),
             Landing(self._clickhouse, datasource, DEDUPLICATION_WINDOW),
             progress=self._progress,
             clock=self._clock,
             observer=self._observe(datasource.name),
         )
+
+    def _source(self, name: str) -> Source:
+        return self._open_source(self.topic(name), self._settings.group_prefix + name)
 
     async def recover(self, datasources: Iterable[Datasource]) -> None:
         """Complete every range that an earlier process left open, and nothing else.
@@ -150,7 +185,7 @@ class Worker:
 
         Called with the data sources as they were deployed then, before any table is changed.
         """
-        pipelines = [self._pipeline(datasource) for datasource in datasources]
+        pipelines = [self._pipeline(d) for d in datasources if takes_events(d)]
         runs = (pipeline.run(recover_only=True) for pipeline in pipelines)
         ended = await asyncio.gather(*runs, return_exceptions=True)
         for pipeline, error in zip(pipelines, ended, strict=True):
@@ -178,4 +213,7 @@ class Worker:
 
     async def close(self, deadline: Deadline) -> None:
         """Flush and stop everything."""
+        for look in self._looks.values():
+            look.cancel()
+        await asyncio.gather(*self._looks.values(), return_exceptions=True)
         await self.pause(list(self._running), deadline)

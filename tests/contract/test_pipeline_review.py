@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from msgspec import structs
 
 from deploy.state import read_state
 from ingest.batch import BatchLimits
@@ -303,6 +305,50 @@ async def test_recovery_of_one_data_source_that_fails_leaves_the_range_to_its_pi
     worker = rig.idle_worker(fail)
     await worker.recover([rig.datasource])
     assert not await worker.pause([rig.name], Deadline(CLOCK, 1))
+    worker.start({rig.name: rig.datasource})
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once()
+
+
+async def test_records_for_a_data_source_without_json_paths_stay_in_the_log(rig: Rig) -> None:
+    columns = tuple(structs.replace(c, jsonpath=None) for c in rig.datasource.columns)
+    partition, next_ = await rig.send(7)
+    worker = rig.idle_worker()
+    with structlog.testing.capture_logs() as logged:
+        without_paths = {rig.name: structs.replace(rig.datasource, columns=columns)}
+        worker.start(without_paths)
+        await until(lambda: bool(logged))
+        worker.start(without_paths)
+        await asyncio.gather(*worker._looks.values())
+    assert [(e["event"], e["log_level"], e["rows"]) for e in logged] == [
+        ("records_left_in_log", "info", 7)
+    ]
+    assert not worker._running and await rig.log.committed(rig.name, partition) is None
+    worker.start({rig.name: rig.datasource})
+    await rig.stored(partition, next_)
+    await worker.close(Deadline(CLOCK, 10))
+    await rig.assert_exactly_once()
+
+
+async def test_nothing_is_said_of_an_empty_topic_that_nothing_is_made_of(rig: Rig) -> None:
+    columns = tuple(structs.replace(c, jsonpath=None) for c in rig.datasource.columns)
+    worker = rig.idle_worker()
+    with structlog.testing.capture_logs() as logged:
+        worker.start({rig.name: structs.replace(rig.datasource, columns=columns)})
+        await asyncio.gather(*worker._looks.values())
+        await worker.close(Deadline(CLOCK, 10))
+    assert logged == []
+
+
+async def test_recovery_leaves_a_data_source_without_json_paths_alone(rig: Rig) -> None:
+    partition, next_ = await leave_a_range_open(rig)
+    before = await committed(rig, partition)
+    columns = tuple(structs.replace(c, jsonpath=None) for c in rig.datasource.columns)
+    worker = rig.idle_worker()
+    await worker.recover([structs.replace(rig.datasource, columns=columns)])
+    assert await committed(rig, partition) == before
+    assert await worker.pause([rig.name], Deadline(CLOCK, 1))
     worker.start({rig.name: rig.datasource})
     await rig.stored(partition, next_)
     await worker.close(Deadline(CLOCK, 10))
