@@ -1,6 +1,6 @@
 """Where the rows of one data source go: its table, its quarantine table, and questions to both.
 
-Everything the delivery protocol asks of ClickHouse is here; ``ingest/pipeline.py`` decides when.
+Everything the delivery protocol asks of ClickHouse is here; ``ingest/partition.py`` decides when.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import structs
 from ingest.batch import Batch, make_batch
 from ingest.chunk import CellError, Chunk, Partition, Rejection
 from ingest.decode import Decoder, concat_blocks
-from ingest.delivery import Holding, Intent
+from ingest.messages import Holding, Intent
 from ingest.quarantine import QuarantineTable
 from shared.clickhouse.contract import ClickHouse, Identity, Insert, Run, Statement, Summary
 from shared.clickhouse.failures import InsertRefusedError

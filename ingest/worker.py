@@ -1,4 +1,4 @@
-"""A pipeline for each data source, started and stopped as the deployment changes."""
+"""A pipeline for each data source that takes events, started and stopped with the deployment."""
 
 from __future__ import annotations
 

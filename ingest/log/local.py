@@ -4,9 +4,7 @@ It is durable and it is for one machine: one process owns it, held by a lock tha
 go of. Appends of concurrent callers are written as one transaction (group commit), by one thread.
 A transaction survives the end of the process; with ``fsync`` it survives the loss of power too.
 
-Records are kept in segments, one row for what was appended to a partition in one transaction, so
-that a record costs no row of its own. The values of a segment are joined by newlines, or kept with
-their lengths where one contains a newline.
+How records lie in the file is in ``ingest/log/segments.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-import struct
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,31 +25,11 @@ from msgspec import Struct
 
 from ingest.chunk import Chunk, Partition
 from ingest.log.contract import Appended
+from ingest.log.segments import SCHEMA, Wanted, cut_into_segments, insert_segment, read_chunk
 from shared.clock import Clock, SystemClock
 from shared.errors import DataFolderOwnedError, LogUnavailableError
 
 T = TypeVar("T")
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS topics (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, uuid TEXT NOT NULL,
-    partitions INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS segments (
-    topic INTEGER NOT NULL, partition INTEGER NOT NULL, first INTEGER NOT NULL,
-    next INTEGER NOT NULL, appended_ms INTEGER NOT NULL, lengths BLOB, payload BLOB NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS segments_by_offset ON segments (topic, partition, first);
-CREATE TABLE IF NOT EXISTS ends (
-    topic INTEGER NOT NULL, partition INTEGER NOT NULL, start INTEGER NOT NULL,
-    next INTEGER NOT NULL, PRIMARY KEY (topic, partition)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS commits (
-    consumer TEXT NOT NULL, topic INTEGER NOT NULL, partition INTEGER NOT NULL,
-    position INTEGER NOT NULL, metadata TEXT NOT NULL, committed_ms INTEGER NOT NULL,
-    PRIMARY KEY (consumer, topic, partition)) WITHOUT ROWID;
-"""
-
-# One segment is read whole; larger groups of appends are cut.
-_SEGMENT_BYTES = 4 << 20
 
 
 class Topic(Struct, frozen=True, kw_only=True):
@@ -171,8 +148,8 @@ class LocalLog:
                 for item in items:
                     item.first = position
                     position += len(item.values)
-                for values in _segments([item.values for item in items]):
-                    _insert_segment(db, *place, first, values, now_ms)
+                for values in cut_into_segments([item.values for item in items]):
+                    insert_segment(db, *place, first, values, now_ms)
                     first += len(values)
                 db.execute(
                     "UPDATE ends SET next = ? WHERE topic = ? AND partition = ?",
@@ -235,39 +212,11 @@ class LocalLog:
     def _read(
         self, partition: Partition, first: int, next_: int, max_rows: int, max_bytes: int
     ) -> Chunk | None:
-        topic = self._topics[partition.topic]
-        rows = self._reader.execute(
-            "SELECT first, next, appended_ms, lengths, payload FROM segments"
-            " WHERE topic = ? AND partition = ? AND next > ? AND first < ?"
-            # The newest segment that begins at or before the offset is where to look first.
-            " AND first >= coalesce((SELECT max(first) FROM segments"
-            " WHERE topic = ? AND partition = ? AND first <= ?), 0) ORDER BY first",
-            (topic.id, partition.number, first, next_, topic.id, partition.number, first),
-        )
-        offsets: list[int] = []
-        values: list[bytes | None] = []
-        timestamps: list[int] = []
-        size = 0
-        with contextlib.closing(rows):
-            for begin, end, appended_ms, lengths, payload in rows:
-                low, high = max(first, begin), min(next_, end)
-                found = _split(payload, lengths)[low - begin : high - begin]
-                room = max_rows - len(values)
-                found = found[:room]
-                offsets.extend(range(low, low + len(found)))
-                values.extend(found)
-                timestamps.extend([appended_ms] * len(found))
-                size += len(payload)
-                if size >= max_bytes or len(values) >= max_rows:
-                    break
-        if not values:
-            return None
-        return Chunk(
-            partition=partition,
-            offsets=offsets,
-            values=values,
-            timestamps_ms=timestamps,
-            next=offsets[-1] + 1,
+        return read_chunk(
+            self._reader,
+            self._topics[partition.topic].id,
+            partition,
+            Wanted(first=first, next=next_, max_rows=max_rows, max_bytes=max_bytes),
         )
 
     # Commits ----------------------------------------------------------------------------------
@@ -400,53 +349,6 @@ def _translate(error: sqlite3.Error) -> LogUnavailableError:
     return LogUnavailableError(f"The log does not answer: {error}.")
 
 
-def _segments(appends: Sequence[Sequence[bytes]]) -> Iterator[list[bytes]]:
-    """The values of all appends in order, cut where a segment is large enough."""
-    values: list[bytes] = []
-    size = 0
-    for appended in appends:
-        added = sum(map(len, appended))
-        # Only an append that is too large for one segment is looked at value by value.
-        for piece in [appended] if added <= _SEGMENT_BYTES else [[v] for v in appended]:
-            values.extend(piece)
-            size += added if piece is appended else len(piece[0])
-            if size >= _SEGMENT_BYTES:
-                yield values
-                values, size = [], 0
-    if values:
-        yield values
-
-
-def _insert_segment(
-    db: sqlite3.Connection,
-    topic: int,
-    partition: int,
-    first: int,
-    values: Sequence[bytes],
-    now_ms: int,
-) -> None:
-    payload = b"\n".join(values)
-    lengths: bytes | None = None
-    if payload.count(b"\n") != len(values) - 1:
-        payload = b"".join(values)
-        lengths = struct.pack(f"<{len(values)}I", *map(len, values))
-    db.execute(
-        "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (topic, partition, first, first + len(values), now_ms, lengths, payload),
-    )
-
-
-def _split(payload: bytes, lengths: bytes | None) -> list[bytes]:
-    if lengths is None:
-        return payload.split(b"\n")
-    values = []
-    at = 0
-    for (length,) in struct.iter_unpack("<I", lengths):
-        values.append(payload[at : at + length])
-        at += length
-    return values
-
-
 def open_local_log(folder: Path, *, fsync: bool = False, clock: Clock | None = None) -> LocalLog:
     """Open the log in a folder, which is created.
 
@@ -467,7 +369,7 @@ def open_local_log(folder: Path, *, fsync: bool = False, clock: Clock | None = N
     try:
         path = folder / "log.sqlite"
         writer = _connect(path, fsync)
-        writer.executescript(_SCHEMA)
+        writer.executescript(SCHEMA)
         return LocalLog(writer, _connect(path, fsync), lock, clock or SystemClock())
     except sqlite3.Error as error:
         os.close(lock)

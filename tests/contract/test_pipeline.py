@@ -154,7 +154,7 @@ async def test_stopping_flushes_what_was_read(rig: Rig) -> None:
     partition, next_ = await rig.send(10)
     async with asyncio.timeout(10):
         while not any(
-            not p._batcher.is_empty
+            not p.intake.is_empty
             for r in worker._running.values()
             for p in r.pipeline._partitions.values()
         ):

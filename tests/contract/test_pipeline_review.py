@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -16,8 +15,9 @@ from msgspec import structs
 from deploy.state import read_state
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
-from ingest.delivery import Intent, Metadata, decode_metadata
 from ingest.log.local import open_local_log
+from ingest.messages import Intent, Metadata, decode_metadata
+from ingest.partition import PartitionDelivery
 from ingest.source.contract import Poll
 from ingest.source.local import LocalSource
 from ingest.worker import Worker
@@ -160,15 +160,15 @@ async def three_batches_in_memory(rig: Rig) -> AsyncIterator[tuple[Worker, Parti
     worker = rig.worker()
     pipeline = worker._running[rig.name].pipeline
 
-    def holder() -> Any:
+    def holder() -> PartitionDelivery:
         return next(iter(pipeline._partitions.values()))
 
     await rig.send(10)
     await until(lambda: bool(pipeline._partitions) and holder()._current is not None)
     await rig.send(10)
-    await until(lambda: holder()._batcher.has_closed)
+    await until(lambda: holder().intake.has_closed)
     partition, next_ = await rig.send(10)
-    await until(lambda: holder()._batcher.is_full)
+    await until(lambda: holder().intake.is_full)
     yield worker, partition, next_
     go_on.set()
 
@@ -181,7 +181,7 @@ async def test_a_partition_reads_no_more_than_three_batches_ahead_and_goes_on_la
         pipeline = worker._running[rig.name].pipeline
         poll = await pipeline.source.poll(max_rows=100, max_bytes=1 << 20, timeout_s=0)
         assert not poll.chunks
-        assert pipeline._partitions[partition]._read_to == next_
+        assert pipeline._partitions[partition].intake.read_to == next_
     await rig.stored(*end)
     assert rig.faulty.inserts == 4
     await worker.close(Deadline(CLOCK, 10))
@@ -239,7 +239,7 @@ async def test_a_range_whose_closing_commit_is_refused_while_stopping_is_not_at_
     worker = rig.worker()
     await rig.send(10)
     pipeline = worker._running[rig.name].pipeline
-    await until(lambda: any(not p._batcher.is_empty for p in pipeline._partitions.values()))
+    await until(lambda: any(not p.intake.is_empty for p in pipeline._partitions.values()))
     assert not await worker.pause([rig.name], Deadline(CLOCK, 10))
 
 
@@ -443,7 +443,7 @@ async def test_a_repeated_attempt_looks_at_the_table_where_tokens_may_be_forgott
 ) -> None:
     rig.faulty.plan = [fault]
     worker = rig.worker()
-    worker._running[rig.name].pipeline.landing._window = 0
+    worker._running[rig.name].pipeline._needs.landing._window = 0
     await rig.stored(*await rig.send(10, bad=1))
     await worker.close(Deadline(CLOCK, 10))
     assert rig.faulty.inserts == inserts
@@ -454,7 +454,7 @@ async def test_memory_is_certain_until_half_of_the_window_was_used_since_the_int
     rig: Rig,
 ) -> None:
     worker = rig.worker()
-    landing = worker._running[rig.name].pipeline.landing
+    landing = worker._running[rig.name].pipeline._needs.landing
     await rig.stored(*await rig.send(10))
     now_ms = CLOCK.now_ms()
     before = Intent(next=1, at_ms=now_ms - 3_600_000, boot="", schema="")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct, structs
 
 from ingest import delivery as d
+from ingest import messages as m
 from shared.clickhouse.contract import Run
 
 STREAM = 7
@@ -34,19 +35,19 @@ class Effect(Struct, frozen=True):
 class LateCommit(Struct, frozen=True):
     generation: int
     offset: int
-    metadata: d.Metadata
+    metadata: m.Metadata
 
 
 class Worker(Struct, frozen=True, kw_only=True):
     generation: int
-    state: d.State
-    todo: tuple[d.Action, ...] = ()
+    state: m.State
+    todo: tuple[m.Action, ...] = ()
 
 
 class World(Struct, frozen=True, kw_only=True):
     records: int
     offset: int = 0
-    metadata: d.Metadata | None = None
+    metadata: m.Metadata | None = None
     generation: int = 0
     draws: int = 0
     table: Rows = ()
@@ -71,7 +72,7 @@ class Bug(Struct, frozen=True, kw_only=True):
     """A mistake planted into the worker or the adapter, to see that it is found."""
 
     name: str = "none"
-    token: Callable[[d.State, str], str] = lambda state, token: token
+    token: Callable[[m.State, str], str] = lambda state, token: token
     forgets_intent: bool = False
     commits_before_insert: bool = False
     skips_replay: bool = False
@@ -200,14 +201,14 @@ class Explorer:
         metadata = world.metadata
         if metadata is not None and self.bug.overwrites_intent:
             metadata = structs.replace(metadata, intent=None)
-        event = d.Assigned(
+        event = m.Assigned(
             offset=world.offset,
             metadata=metadata,
             stream=STREAM,
             walk=f"w{world.draws}",
         )
         fresh = world.metadata is None
-        taken = d.step(d.State(name="t"), event)
+        taken = d.step(m.State(name="t"), event)
         worker = Worker(generation=generation, state=taken.state, todo=taken.actions)
         kept = tuple(w for w in world.workers if w.todo)[-1:]
         return structs.replace(
@@ -223,23 +224,23 @@ class Explorer:
     def _feed(self, world: World, index: int, worker: Worker) -> Iterator[World]:
         """A batch closes: any length, after what is under way."""
         state = worker.state
-        if state.phase is d.Phase.OPEN:
+        if state.phase is m.Phase.OPEN:
             for next_ in range(state.position + 1, world.records + 1):
-                yield self._tell(world, index, worker, d.Ready(self._intent(next_)))
+                yield self._tell(world, index, worker, m.Ready(self._intent(next_)))
 
     def _prefetch(self, world: World, index: int, worker: Worker) -> Iterator[World]:
         """A batch closes while the one before is being inserted."""
         state = worker.state
         is_free = state.waiting is None and state.is_flowing and not state.draining
-        if state.phase is d.Phase.INSERTING and state.intent is not None and is_free:
+        if state.phase is m.Phase.INSERTING and state.intent is not None and is_free:
             for next_ in range(state.intent.next + 1, world.records + 1):
-                taken = d.step(state, d.Ready(self._intent(next_)))
+                taken = d.step(state, m.Ready(self._intent(next_)))
                 assert not taken.actions
                 yield self._with(world, index, structs.replace(worker, state=taken.state))
 
     def _drain(self, world: World, index: int, worker: Worker) -> World:
         """The worker is told to finish what is under way and leave."""
-        taken = d.step(worker.state, d.Drain())
+        taken = d.step(worker.state, m.Drain())
         assert not taken.actions
         return self._with(world, index, structs.replace(worker, state=taken.state))
 
@@ -247,13 +248,13 @@ class Explorer:
         workers = (*world.workers[:index], worker, *world.workers[index + 1 :])
         return structs.replace(world, workers=workers)
 
-    def _intent(self, next_: int) -> d.Intent:
-        return d.Intent(next=next_, at_ms=0, boot="b", schema="s")
+    def _intent(self, next_: int) -> m.Intent:
+        return m.Intent(next=next_, at_ms=0, boot="b", schema="s")
 
-    def _tell(self, world: World, index: int, worker: Worker, event: d.Event) -> World:
+    def _tell(self, world: World, index: int, worker: Worker, event: m.Event) -> World:
         taken = d.step(worker.state, event)
         todo = tuple(
-            a for a in worker.todo[1:] + taken.actions if not isinstance(a, d.Close | d.Open)
+            a for a in worker.todo[1:] + taken.actions if not isinstance(a, m.Close | m.Open)
         )
         changed = structs.replace(worker, state=taken.state, todo=todo)
         return self._with(world, index, changed)
@@ -266,45 +267,45 @@ class Explorer:
         may_fail = world.faults < self.faults
         failing = structs.replace(world, faults=world.faults + 1)
         match action:
-            case d.Commit():
+            case m.Commit():
                 yield from self._commit(world, index, worker, action, may_fail)
-            case d.ReadAgain():
+            case m.ReadAgain():
                 if world.flying:
                     return  # waits until nothing of an earlier attempt runs
                 if self.bug.skips_replay and set(rows_of(action.first, action.next, ())) <= set(
                     world.table
                 ):
                     skipped = structs.replace(worker, state=_inserting(worker.state))
-                    yield self._tell(world, index, skipped, d.Stored())
+                    yield self._tell(world, index, skipped, m.Stored())
                     return
                 if not self.remembers:
                     world = structs.replace(world, table_tokens=none, view_tokens=none)
-                reread = d.Reread(is_whole=True, is_certain=self.remembers)
+                reread = m.Reread(is_whole=True, is_certain=self.remembers)
                 yield self._tell(world, index, worker, reread)
-            case d.Insert():
+            case m.Insert():
                 if world.flying and action.attempt > 1:
                     return
                 if not self.remembers and action.is_repeat:
                     world = structs.replace(world, table_tokens=none, view_tokens=none)
                     if not self.bug.repeats_forgotten:
-                        yield self._tell(world, index, worker, d.Forgotten())
+                        yield self._tell(world, index, worker, m.Forgotten())
                         return
                 yield from self._insert(world, failing, index, worker, action, may_fail)
-            case d.Look():
+            case m.Look():
                 if not world.flying:
-                    yield self._tell(world, index, worker, d.Looked(_holding(world, action)))
-            case d.Search():
+                    yield self._tell(world, index, worker, m.Looked(_holding(world, action)))
+            case m.Search():
                 guilty = action.first <= POISON < action.next and not world.cured
-                yield self._tell(world, index, worker, d.Found((Run(POISON, 1),) if guilty else ()))
-            case d.Quarantine():
+                yield self._tell(world, index, worker, m.Found((Run(POISON, 1),) if guilty else ()))
+            case m.Quarantine():
                 yield self._quarantine(world, index, worker, action)
-            case d.Hold():
+            case m.Hold():
                 pass  # an operator is needed; modelled by the worker being restarted
-            case d.Drop():
+            case m.Drop():
                 yield self._without(world, index)
 
     def _commit(
-        self, world: World, index: int, worker: Worker, action: d.Commit, may_fail: bool
+        self, world: World, index: int, worker: Worker, action: m.Commit, may_fail: bool
     ) -> Iterator[World]:
         metadata = action.metadata
         if self.bug.forgets_intent:
@@ -312,22 +313,22 @@ class Explorer:
         is_owner = worker.generation == world.generation
         applied = structs.replace(world, offset=action.offset, metadata=metadata)
         if not is_owner and not self.bug.commits_unfenced:
-            yield self._tell(world, index, worker, d.Fenced())
+            yield self._tell(world, index, worker, m.Fenced())
             return
-        yield self._tell(applied, index, worker, d.Committed())
-        if self.bug.forgets_intent and worker.state.phase is d.Phase.DECLARING:
+        yield self._tell(applied, index, worker, m.Committed())
+        if self.bug.forgets_intent and worker.state.phase is m.Phase.DECLARING:
             return
         if may_fail:
             used = world.faults + 1
             unanswered = structs.replace(world, faults=used)
-            yield self._tell(unanswered, index, worker, d.Fenced())
-            yield self._tell(structs.replace(applied, faults=used), index, worker, d.Fenced())
+            yield self._tell(unanswered, index, worker, m.Fenced())
+            yield self._tell(structs.replace(applied, faults=used), index, worker, m.Fenced())
             late = LateCommit(worker.generation, action.offset, metadata)
             yield self._tell(
                 structs.replace(unanswered, late=world.late | {late}),
                 index,
                 worker,
-                d.Fenced(),
+                m.Fenced(),
             )
 
     def _insert(
@@ -336,11 +337,11 @@ class Explorer:
         failing: World,
         index: int,
         worker: Worker,
-        action: d.Insert,
+        action: m.Insert,
         may_fail: bool,
     ) -> Iterator[World]:
         if worker.generation != world.generation and not self.bug.ignores_lease:
-            yield self._tell(world, index, worker, d.Fenced())
+            yield self._tell(world, index, worker, m.Fenced())
             return
         token = self.bug.token(worker.state, action.token)
         rows = rows_of(action.first, action.next, action.excluded)
@@ -349,14 +350,14 @@ class Explorer:
             world = structs.replace(world, offset=action.next, metadata=ahead)
             failing = structs.replace(failing, offset=action.next, metadata=ahead)
         if POISON in rows and not world.cured and token not in world.table_tokens:
-            yield self._tell(world, index, worker, d.InsertFailed(d.Fault.REFUSED))
+            yield self._tell(world, index, worker, m.InsertFailed(m.Fault.REFUSED))
             return
-        yield self._tell(land(world, token, rows), index, worker, d.Stored())
+        yield self._tell(land(world, token, rows), index, worker, m.Stored())
         if not may_fail:
             return
         tell = self._tell
-        yield tell(failing, index, worker, d.InsertFailed(d.Fault.RETRIABLE))
-        unknown = d.InsertFailed(d.Fault.UNKNOWN)
+        yield tell(failing, index, worker, m.InsertFailed(m.Fault.RETRIABLE))
+        unknown = m.InsertFailed(m.Fault.UNKNOWN)
         yield tell(land(failing, token, rows), index, worker, unknown)
         yield tell(land(failing, token, rows, view=False), index, worker, unknown)
         flying = structs.replace(failing, flying=failing.flying | {Effect(token, rows)})
@@ -365,28 +366,28 @@ class Explorer:
         if self.bug.splits_view_errors:
             for row in rows:
                 viewless = land(viewless, f"{token}:{row}", (row,))
-            yield tell(viewless, index, worker, d.Stored())
+            yield tell(viewless, index, worker, m.Stored())
         else:
-            yield tell(viewless, index, worker, d.InsertFailed(d.Fault.VIEW))
+            yield tell(viewless, index, worker, m.InsertFailed(m.Fault.VIEW))
 
-    def _quarantine(self, world: World, index: int, worker: Worker, action: d.Quarantine) -> World:
+    def _quarantine(self, world: World, index: int, worker: Worker, action: m.Quarantine) -> World:
         span = range(action.first, action.next)
         if action.is_complement:
             wanted = set(span) - set(world.table)
         else:
             wanted = set(span) - set(rows_of(action.first, action.next, action.excluded))
         stored = structs.replace(world, quarantine=world.quarantine | wanted)
-        return self._tell(stored, index, worker, d.Quarantined())
+        return self._tell(stored, index, worker, m.Quarantined())
 
 
-def _inserting(state: d.State) -> d.State:
-    return structs.replace(state, phase=d.Phase.INSERTING, is_repeat=True)
+def _inserting(state: m.State) -> m.State:
+    return structs.replace(state, phase=m.Phase.INSERTING, is_repeat=True)
 
 
-def _holding(world: World, action: d.Look) -> d.Holding:
+def _holding(world: World, action: m.Look) -> m.Holding:
     wanted = set(rows_of(action.first, action.next, ()))
     held = wanted & set(world.table)
     if not held:
-        return d.Holding.NOTHING
+        return m.Holding.NOTHING
     # The poison may be excluded: what is missing is then no part of the block.
-    return d.Holding.ALL if held >= wanted - {POISON} else d.Holding.PART
+    return m.Holding.ALL if held >= wanted - {POISON} else m.Holding.PART
