@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 
 import yaml
 from msgspec import Struct
-from query.parameters import merge_arguments
 
+from query.parameters import merge_arguments
 from query.plan import Planner
 from shared.clickhouse.contract import ClickHouse, Limits, SettingValue, Statement
 from shared.errors import AppError, DatafileError

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec import Struct, structs
-from shared.datafile.project import LoadedProject, load_project
 
 from deploy.release import Released, Releaser
 from query.serving import Serving
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clock import SystemClock
+from shared.datafile.project import LoadedProject, load_project
 from shared.model.resources import Datasource
 from shared.model.workspace import Workspace
 
