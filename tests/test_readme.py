@@ -40,7 +40,9 @@ def settings_table() -> list[str]:
 def errors_table() -> list[str]:
     import_everything()
     rows = ["| code | status | meaning |", "|---|---|---|"]
-    rows += [f"| `{e.code}` | {e.status} | {e.meaning} |" for e in error_codes()]
+    # Other tests derive errors of their own in this process.
+    own = [e for e in error_codes() if not e.code.endswith("_in_a_test")]
+    rows += [f"| `{e.code}` | {e.status} | {e.meaning} |" for e in own]
     return rows
 
 
