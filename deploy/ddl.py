@@ -252,11 +252,6 @@ def modify_codec(column: Column) -> str:
     return f"MODIFY COLUMN {quote_identifier(column.name)} CODEC({column.codec or 'Default'})"
 
 
-def modify_ttl(engine: EngineSpec) -> str:
-    """A change of how long rows are kept, or the removal of a TTL that is there."""
-    return f"MODIFY TTL {_without_end(engine.ttl)}" if engine.ttl else "REMOVE TTL"
-
-
 def modify_comment(datasource: Datasource) -> str:
     """A change that writes down a new definition; a part of every change of a table."""
     text = comment(Definition(datasource=without_spans(datasource)))

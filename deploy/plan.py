@@ -167,8 +167,8 @@ def _change(database: str, live: Datasource, wanted: Datasource) -> list[Step]:
     for column in wanted.columns:
         changes += _change_column(before.get(column.name), column)
     changes.append(("", ddl.modify_comment(wanted)))
-    if live.engine.ttl != wanted.engine.ttl and wanted.engine.name != "Null":
-        changes.append(("change TTL", ddl.modify_ttl(wanted.engine)))
+    if live.engine.ttl is not None and wanted.engine.ttl is None and live.engine.name != "Null":
+        changes.append(("remove TTL", "REMOVE TTL"))
     told = ", ".join(words for words, _ in changes if words) or "record definition"
     return [
         Step(
@@ -242,4 +242,10 @@ def _refuse_engine(name: str, live: EngineSpec, wanted: EngineSpec) -> Iterable[
             resource=name,
             reason=f"{', '.join(changed)} changed, which would rewrite the whole table",
             hint="Keep the engine as it was, or use a new data source.",
+        )
+    if wanted.ttl not in (None, live.ttl) and live.name != "Null":
+        yield Refusal(
+            resource=name,
+            reason="ENGINE_TTL changed, which may delete stored rows",
+            hint="Keep it, take it away, or use a new data source.",
         )

@@ -91,7 +91,6 @@ def test_a_file_can_lengthen_but_not_shorten_the_memory_of_tokens(
 def test_a_semicolon_at_the_end_does_not_cut_off_the_comment() -> None:
     wanted = datasource(("id", "UInt32"), engine=EngineSpec(ttl="ts;", settings="a=1;\n"))
     assert ";" not in ddl.engine_clause(wanted)
-    assert ddl.modify_ttl(EngineSpec(ttl="ts; ")) == "MODIFY TTL ts"
     view = ViewDefinition(name="v", target="t", select="SELECT 1 AS a;\n")
     assert "AS SELECT 1 AS a\nCOMMENT" in ddl.create_view("db", view)
 
