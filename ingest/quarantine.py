@@ -7,13 +7,13 @@ the last version wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
-from msgspec import Struct
 
 from ingest.chunk import Partition, Rejection
+from ingest.decode import LineBlock
 from shared.model.resources import Datasource
 
 QUARANTINE_SUFFIX = "_quarantine"
@@ -33,21 +33,6 @@ _OWN_COLUMNS = (
 
 # Hidden beside the columns: with partition and offset the key of a row.
 STREAM_COLUMN = ("__stream", "UInt64")
-
-
-class LineBlock(Struct, frozen=True):
-    """Rows that are NDJSON lines already."""
-
-    lines: tuple[bytes, ...]
-
-    @property
-    def row_count(self) -> int:
-        """See ``RowBlock``."""
-        return len(self.lines)
-
-    def json_lines(self) -> Iterable[bytes]:
-        """See ``RowBlock``."""
-        return (line + b"\n" for line in self.lines)
 
 
 class QuarantineTable:
@@ -81,7 +66,8 @@ class QuarantineTable:
             "__partition": partition.number,
             "insertion_date": now_s,
         }
-        return LineBlock(tuple(self._line(r, origin) for r in rejections))
+        lines = tuple(self._line(r, origin) + b"\n" for r in rejections)
+        return LineBlock(lines, len(lines))
 
     def _line(self, rejection: Rejection, origin: dict[str, object]) -> bytes:
         known = {name for name, _ in self.columns}

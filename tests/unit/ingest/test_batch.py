@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ingest.batch import Batcher, BatchLimits, InsertBudget, join_runs
 from ingest.chunk import Chunk, Decoded, Partition, Rejection
-from ingest.quarantine import LineBlock
+from ingest.decode import LineBlock
 from shared.clickhouse.contract import Run
 
 LIMITS = BatchLimits(max_rows=10, max_bytes=1_000, max_age_s=0.4)
@@ -17,7 +17,9 @@ def piece(first: int, count: int, size: int = 1) -> tuple[Chunk, Decoded]:
         timestamps_ms=[0] * count,
         next=first + count,
     )
-    decoded = Decoded(block=LineBlock(tuple(values)), runs=(Run(first, count),), rejections=())
+    decoded = Decoded(
+        block=LineBlock(tuple(values), count), runs=(Run(first, count),), rejections=()
+    )
     return chunk, decoded
 
 
@@ -104,7 +106,7 @@ def test_rejections_count_as_records_but_not_as_rows() -> None:
     batcher = Batcher(LIMITS)
     chunk, _ = piece(0, 1)
     rejection = Rejection(offset=0, timestamp_ms=0, raw=b"", errors=())
-    decoded = Decoded(block=LineBlock(()), runs=(), rejections=(rejection,))
+    decoded = Decoded(block=LineBlock((), 0), runs=(), rejections=(rejection,))
     batcher.add(chunk, decoded, first=0, now_s=0.0)
     batch = batcher.take()
     assert (batch.row_count, batch.record_count, batch.blocks) == (0, 1, ())
