@@ -1,0 +1,1 @@
+"""The commands of ``pipehouse``, one module a group; ``deploy/cli.py`` puts them together."""

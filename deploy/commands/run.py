@@ -1,0 +1,73 @@
+"""The commands that run a process until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.commands.base import FOLDERS, report, say
+from deploy.dev import DevOptions, start_dev
+from deploy.release import Released, endpoints
+from deploy.welcome import welcome
+from shared.errors import ConfigError
+from shared.logs import configure_logging
+from shared.settings import Settings, load_settings
+from shared.supervise import Service, run_service
+
+
+@click.command()
+@FOLDERS
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder for data.")
+@click.option("--fixtures", is_flag=True, help="Load fixtures/ into empty data sources.")
+@click.option("--no-watch", is_flag=True, help="Do not reload when files change.")
+def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any) -> None:
+    """Run projects on this machine: engine, log, ingestion and endpoints in one process."""
+    settings = load_settings(os.environ, flags)
+    _require_safe_address(settings)
+    configure_logging(form=settings.log_format, level=settings.log_level)
+
+    async def serve(service: Service) -> None:
+        first = True
+
+        def on_release(released: Released) -> None:
+            nonlocal first
+            report(released.diagnostics)
+            if not first:
+                count = len(endpoints(released.workspace))
+                say(f"Reloaded: {len(released.plan.steps)} changes, {count} endpoints served.")
+                if not released.is_clean:
+                    say("What is broken goes on as it was before.")
+            first = False
+
+        options = DevOptions(
+            folders=folders,
+            environ=tuple(os.environ.items()),
+            fixtures=fixtures,
+            watch=not no_watch,
+            on_release=on_release,
+        )
+        running = await start_dev(service, settings, options)
+        is_own = settings.admin_token is None
+        shown = running.token if is_own and sys.stdout.isatty() else None
+        token_file = (settings.data / "admin_token").resolve() if is_own else None
+        for line in welcome(running.released, running.url, token_file, shown):
+            say(line)
+        sys.stdout.flush()
+
+    sys.exit(run_service(serve, shutdown_timeout_s=settings.shutdown_timeout_s))
+
+
+def _require_safe_address(settings: Settings) -> None:
+    """A token that others may know must not guard an address that others can reach."""
+    is_local = settings.host in ("127.0.0.1", "::1", "localhost")
+    if not is_local and settings.admin_token is None:
+        raise ConfigError(
+            f"Refusing to listen on {settings.host} with a generated token.",
+            hint="Set PIPEHOUSE_ADMIN_TOKEN to a secret of your own.",
+        )
