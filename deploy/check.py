@@ -9,25 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import msgspec
 from msgspec import Struct
 
 from deploy.ddl import ViewDefinition
+from query.columns import OutputColumn, output_columns
 from query.plan import Planned, Planner
-from shared.clickhouse.contract import ClickHouse, Statement
+from shared.clickhouse.contract import ClickHouse
 from shared.datafile.diagnostics import Diagnostic
 from shared.errors import AppError, NotFoundError, ParameterError, QueryError, TemplateError
 from shared.model.resources import Node, Pipe, Span
 from shared.model.workspace import Workspace, did_you_mean
 
 _QUOTED = re.compile(r"[`']([^`']+)[`']")
-
-
-class OutputColumn(Struct, frozen=True):
-    """One column of a node's answer."""
-
-    name: str
-    type: str
 
 
 class CheckedPipe(Struct, frozen=True, kw_only=True):
@@ -51,7 +44,7 @@ async def check_pipe(
     for node in pipe.nodes:
         try:
             planned = await planner.plan(pipe, node, {}, test_mode=True)
-            columns = await _describe(clickhouse, planned)
+            columns = await output_columns(clickhouse, planned)
             if node is pipe.answer:
                 sources = tuple(sorted(planned.tables))
             if node is pipe.materialized:
@@ -61,17 +54,6 @@ async def check_pipe(
     if diagnostics:
         return CheckedPipe(diagnostics=tuple(diagnostics))
     return CheckedPipe(view=view, sources=sources)
-
-
-async def _describe(clickhouse: ClickHouse, planned: Planned) -> tuple[OutputColumn, ...]:
-    result = await clickhouse.fetch(
-        Statement(
-            sql=f"DESCRIBE TABLE (\n{planned.sql}\n)",
-            parameters=planned.bindings,
-            format="JSONEachRow",
-        )
-    )
-    return tuple(msgspec.json.Decoder(OutputColumn).decode_lines(result.body))
 
 
 def _view(

@@ -72,11 +72,19 @@ class _Mention(Struct, frozen=True, kw_only=True):
     stated: bool | None = None
 
 
-def parameters(template: Template) -> tuple[Parameter, ...]:
-    """Every parameter, in order of appearance; several mentions are put together."""
-    walk = _Walk(template.sql)
-    walk.block(template.nodes, _NONE)
-    return tuple(_merged(mentions) for mentions in walk.found.values())
+def parameters(*templates: Template) -> tuple[Parameter, ...]:
+    """Every parameter, in order of appearance; several mentions are put together.
+
+    Args:
+        templates: The templates that one request renders.
+    """
+    found: dict[str, list[_Mention]] = {}
+    for template in templates:
+        walk = _Walk(template.sql)
+        walk.block(template.nodes, _NONE)
+        for name, mentions in walk.found.items():
+            found.setdefault(name, []).extend(mentions)
+    return tuple(_merged(mentions) for mentions in found.values())
 
 
 def _merged(mentions: list[_Mention]) -> Parameter:
