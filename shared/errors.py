@@ -13,11 +13,13 @@
     │  ├─ AuthenticationError           403, no token, or one we do not know
     │  ├─ PermissionDeniedError         403, a token without the scope
     │  ├─ NotFoundError                 404, with the near miss
+    │  ├─ ConflictError                 409, the name is taken
     │  └─ TooLargeError                 413
     ├─ UnavailableError                 503, retriable, retry_after_s
     │  ├─ ClickHouseUnavailableError
     │  ├─ LogUnavailableError
     │  └─ SaturatedError                429, more than we take at the moment
+    │     └─ RateLimitedError           429, a token over its own limit
     ├─ InsertError                      what became of an insert, see shared/clickhouse/failures.py
     └─ DataLossRefusedError             409, a deployment would destroy or rewrite data
 
@@ -175,6 +177,13 @@ class NotFoundError(UserError):
     http_status = 404
 
 
+class ConflictError(UserError):
+    """What is there already stands against the request."""
+
+    code = "conflict"
+    http_status = 409
+
+
 class TooLargeError(UserError):
     """A body, line or result over its limit."""
 
@@ -224,6 +233,12 @@ class SaturatedError(UnavailableError):
 
     code = "saturated"
     http_status = 429
+
+
+class RateLimitedError(SaturatedError):
+    """The token has been used more often than its limit allows."""
+
+    code = "rate_limited"
 
 
 class InsertError(AppError):

@@ -39,6 +39,29 @@ class Settings(Struct, frozen=True, kw_only=True):
             extra=_SECRET,
         ),
     ] = None
+    secret: Annotated[
+        str | None,
+        Meta(
+            description="What tokens are encrypted with in ClickHouse, the same for all processes; "
+            "by default one is kept in the data folder.",
+            extra={"secret": True, "expected": "at least 16 characters without white space"},
+        ),
+    ] = None
+    jwt_key: Annotated[
+        str | None,
+        Meta(
+            description="Key that JWTs are signed with; by default the admin token.",
+            extra={"secret": True, "expected": "at least 32 bytes"},
+        ),
+    ] = None
+    token_rate_limit_rps: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Requests a second of one token, in each process; 0 is no limit. A token's "
+            "own limit goes first, and administrators have none.",
+        ),
+    ] = 0.0
     url: Annotated[
         str,
         Meta(
@@ -190,18 +213,21 @@ class Setting(Struct, frozen=True, kw_only=True):
 
 
 def load_settings(
-    environ: Mapping[str, str], flags: Mapping[str, object] | None = None
+    environ: Mapping[str, str],
+    flags: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> Settings:
     """Read the settings; a flag wins over the environment, the environment over the default.
 
     Args:
         environ: The process environment. An empty variable counts as not set.
         flags: Flags by setting name; None as a value means the flag was not given.
+        defaults: Defaults of one command that differ from those of the table.
 
     Raises:
         ConfigError: Names the variable or flag, its value and what is expected.
     """
-    given: dict[str, object] = {}
+    given: dict[str, object] = dict(defaults or {})
     for setting in SETTINGS:
         flag = (flags or {}).get(setting.name)
         if flag is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,51 +10,95 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
-from shared.errors import AuthenticationError, ConfigError, PermissionDeniedError
+from shared.auth.keyfile import checked_secret, kept_secret
+from shared.errors import AuthenticationError, PermissionDeniedError
 
 ADMIN = "ADMIN"
+TOKENS = "TOKENS"
+WORKSPACE_READ_ALL = "WORKSPACE:READ_ALL"
+WORKSPACE_DEPLOY = "WORKSPACE:DEPLOY"
 DATASOURCES_APPEND = "DATASOURCES:APPEND"
+DATASOURCES_CREATE = "DATASOURCES:CREATE"
+DATASOURCES_DROP = "DATASOURCES:DROP"
 DATASOURCES_READ = "DATASOURCES:READ"
 PIPES_READ = "PIPES:READ"
 
+ANY_RESOURCE = "*"
+
 _QUARANTINE_SUFFIX = "_quarantine"
-_MIN_TOKEN_CHARS = 16
 _TOKEN_FILE = "admin_token"
 
 
 class Scope(Struct, frozen=True, kw_only=True):
     """One permission.
 
-    ``resource`` is a data source or pipe, None for scopes that have none. ``filter`` is an SQL
-    condition on the rows of a data source; ``fixed_params`` are parameters of an endpoint that
-    the caller cannot change.
+    ``resource`` is a data source or pipe, ``*`` for all of them, None for scopes that have none.
+    ``filter`` is an SQL condition on the rows of a data source, never together with ``*``;
+    ``fixed_params`` are parameters of an endpoint that the caller cannot change.
     """
 
     type: str
     resource: str | None = None
     filter: str | None = None
-    fixed_params: Mapping[str, str] = field(default_factory=dict)
+    fixed_params: Mapping[str, object] = field(default_factory=dict)
 
     def covers(self, type_: str, resource: str | None) -> bool:
         """Whether this permission allows that kind of access to the resource."""
         if self.type == ADMIN:
             return True
+        if self.type == WORKSPACE_READ_ALL and type_ in (DATASOURCES_READ, PIPES_READ):
+            return True
+        if self.type == DATASOURCES_CREATE and type_ == DATASOURCES_APPEND:
+            return self.resource in (None, ANY_RESOURCE, resource)
         if self.type != type_:
             return False
+        if self.resource == ANY_RESOURCE:
+            return self.filter is None
         if self.resource == resource:
             return True
+        if resource is None:
+            return False
+        # Quarantined rows have other columns, so a condition on rows cannot be put to them.
         return (
             type_ == DATASOURCES_READ
-            and resource is not None
+            and self.filter is None
             and resource.removesuffix(_QUARANTINE_SUFFIX) == self.resource
         )
 
 
+class GrantLimits(Struct, frozen=True, kw_only=True):
+    """What one token may use.
+
+    None leaves it to the settings, which a token can tighten and not loosen. ``rps`` is requests
+    a second.
+    """
+
+    rps: float | None = None
+    timeout_s: float | None = None
+    max_memory_bytes: int | None = None
+    max_result_bytes: int | None = None
+
+
+class Rate(Struct, frozen=True, kw_only=True):
+    """How a rate limit stands after one request: requests at once, still free, seconds to full."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+
 class Grant(Struct, frozen=True, kw_only=True):
-    """What the holder of a token may do; ``name`` is for logs, the token itself is not kept."""
+    """What the holder of a token may do; ``name`` is for logs, the token itself is not kept.
+
+    ``id`` names the token in the API and is empty for a JWT. ``rate`` is how its rate limit stands
+    after this request, None where it has none.
+    """
 
     name: str
     scopes: tuple[Scope, ...]
+    id: str = ""
+    limits: GrantLimits = GrantLimits()
+    rate: Rate | None = None
 
     def allows(self, type_: str, resource: str | None = None) -> bool:
         """Whether any scope allows that kind of access to the resource."""
@@ -71,21 +114,21 @@ class Grant(Struct, frozen=True, kw_only=True):
             missing = type_ if resource is None else f"{type_}:{resource}"
             raise PermissionDeniedError(f"The token lacks the scope {missing}.")
 
-    def fixed_params(self, pipe: str) -> Mapping[str, str]:
+    def fixed_params(self, pipe: str) -> Mapping[str, object]:
         """The parameters of an endpoint that this token sets, whatever the caller says."""
-        fixed: dict[str, str] = {}
+        fixed: dict[str, object] = {}
         for scope in self.scopes:
-            if scope.type == PIPES_READ and scope.resource == pipe:
+            if scope.type == PIPES_READ and scope.resource in (pipe, ANY_RESOURCE):
                 fixed.update(scope.fixed_params)
         return fixed
 
     def row_filters(self) -> Mapping[str, tuple[str, ...]]:
         """SQL conditions by data source; a row is visible when any of its conditions holds.
 
-        A data source that some scope opens without a condition is not listed, and an
-        administrator sees everything.
+        A data source that some scope opens without a condition is not listed, and who may read
+        all of them sees everything.
         """
-        if self.allows(ADMIN):
+        if self.allows(DATASOURCES_READ, ANY_RESOURCE):
             return {}
         filters: dict[str, list[str]] = {}
         open_: set[str] = set()
@@ -104,10 +147,11 @@ class TokenStore(Protocol):
     """Everything that knows tokens."""
 
     def grant(self, token: bytes) -> Grant:
-        """What the token stands for.
+        """What the token stands for; called once a request, because calls are counted.
 
         Raises:
             AuthenticationError: The token is unknown or expired.
+            RateLimitedError: It has been used too often.
         """
         ...
 
@@ -140,41 +184,10 @@ def load_or_create_admin_token(data_folder: Path, setting: str | None) -> str:
             cannot be read or written.
     """
     if setting is not None:
-        return _checked(setting, "PIPEHOUSE_ADMIN_TOKEN")
-    path = data_folder / _TOKEN_FILE
-    try:
-        if not path.exists():
-            _create(path, "p." + secrets.token_urlsafe(32))
-        path.chmod(0o600)
-        return _checked(path.read_text("utf-8").strip(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The admin token cannot be kept in {path}: {error}.") from error
+        return checked_secret(setting, "PIPEHOUSE_ADMIN_TOKEN")
+    return kept_secret(data_folder / _TOKEN_FILE, "admin token", new_token())
 
 
-def _checked(token: str, origin: str) -> str:
-    if len(token) < _MIN_TOKEN_CHARS:
-        raise ConfigError(
-            f"The token in {origin} has {len(token)} characters, "
-            f"expected at least {_MIN_TOKEN_CHARS}."
-        )
-    if any(char.isspace() for char in token):
-        raise ConfigError(f"The token in {origin} has white space in it.")
-    return token
-
-
-def _create(path: Path, token: str) -> None:
-    """Write the file whole or not at all; one that appeared meanwhile stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(token + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-    finally:
-        draft.unlink()
+def new_token() -> str:
+    """A token that nobody can guess."""
+    return "p." + secrets.token_urlsafe(32)
