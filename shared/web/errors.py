@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.datastructures import State
@@ -33,6 +34,9 @@ from shared.errors import (
 from shared.web.request_id import request_id
 
 JSON_MEDIA_TYPE = "application/json"
+
+ErrorAnswer = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
+"""Status, headers and body."""
 
 _log = structlog.get_logger(__name__)
 
@@ -110,24 +114,34 @@ def error_headers(error: AppError) -> dict[str, str]:
     return headers
 
 
-def answer_error(
-    request: Request[object, object, State], error: Exception
-) -> Response[dict[str, object]]:
-    """The handler for every exception that leaves a route."""
+def error_answer(scope: Scope, error: Exception) -> ErrorAnswer:
+    """Status, headers and body for any exception; mistakes of ours are logged here."""
     known, headers = _translate(error)
     if known.http_status >= 500 and not known.retriable:
         _log.error(
             "request failed",
-            request_id=request_id(request.scope),
-            method=request.scope["method"],
-            path=request.scope["path"],
+            request_id=request_id(scope),
+            method=scope.get("method", ""),
+            path=scope["path"],
             exc_info=error,
         )
+    all_headers = {"Content-Type": JSON_MEDIA_TYPE, **headers, **error_headers(known)}
+    return (
+        known.http_status,
+        tuple((n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in all_headers.items()),
+        msgspec.json.encode(envelope(known), enc_hook=str),
+    )
+
+
+def answer_error(request: Request[object, object, State], error: Exception) -> Response[bytes]:
+    """The handler for every exception that leaves a route of the framework."""
+    status, headers, body = error_answer(request.scope, error)
+    named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
     return Response(
-        envelope(known),
-        status_code=known.http_status,
-        headers={**headers, **error_headers(known)},
-        media_type=JSON_MEDIA_TYPE,
+        body,
+        status_code=status,
+        media_type=named.pop("content-type"),
+        headers=named,
     )
 
 

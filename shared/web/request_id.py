@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-from litestar.types import Message, Scope
+from litestar.types import Scope
 
-_HEADER = b"x-request-id"
+HEADER = b"x-request-id"
 _STATE_KEY = "request_id"
 _VALID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -24,14 +24,8 @@ def request_id(scope: Scope) -> str:
     return str(known)
 
 
-async def add_request_id(message: Message, scope: Scope) -> None:
-    """Put the id on an answer that is about to start."""
-    if message["type"] == "http.response.start":
-        message["headers"] = [*message["headers"], (_HEADER, request_id(scope).encode("ascii"))]
-
-
 def _sent(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
-        if name == _HEADER and _VALID.match(value):
+        if name == HEADER and _VALID.match(value):
             return value.decode("ascii")
     return None

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 import structlog
 from httpx import ASGITransport, AsyncClient
-from litestar import Litestar, asgi, get, post
+from litestar import asgi, get, post
 from litestar.params import FromQuery
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from shared.auth.tokens import AdminTokenStore
 from shared.errors import (
@@ -96,7 +96,7 @@ async def is_down() -> None:
     raise ClickHouseUnavailableError("ClickHouse does not answer.")
 
 
-def build(*, is_ready: bool = True, need_token: bool = False) -> Litestar:
+def build(*, is_ready: bool = True, need_token: bool = False) -> ASGIApp:
     handlers = [missing, parameters, busy, down, query, own, bug, typed, thing, plain]
     checks = {"log": answers, "clickhouse": answers if is_ready else is_down}
     return create_app(
@@ -108,7 +108,7 @@ def build(*, is_ready: bool = True, need_token: bool = False) -> Litestar:
     )
 
 
-def client_of(app: Litestar) -> AsyncClient:
+def client_of(app: ASGIApp) -> AsyncClient:
     return AsyncClient(transport=ASGITransport(cast(Any, app)), base_url="http://test")
 
 
