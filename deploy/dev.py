@@ -11,41 +11,34 @@ Stopping goes the other way: no new requests, pipelines flush, the log and the e
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 from msgspec import Struct
 
+from deploy.compose import Parts, awaiting, closing, events_routes, query_routes, serve
+from deploy.engine import Engine, open_engine
 from deploy.fixtures import find_fixtures
 from deploy.release import Released, Releaser
 from deploy.state import read_state
 from deploy.watch import watch_project
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
-from ingest.decode import Decoder
-from ingest.http.events import EventsServices, events_route, events_settings
 from ingest.log.local import LocalLog, open_local_log
 from ingest.observe import MetricsObserver, nothing
 from ingest.progress import Progress
 from ingest.source.local import LocalSource
 from ingest.worker import Worker, WorkerSettings
-from query.http.pipes import QueryServices, pipes_route
-from query.http.sql import sql_route
 from query.serving import Serving
 from shared.auth.tokens import AdminTokenStore, load_or_create_admin_token
-from shared.clickhouse.contract import Limits
-from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
-from shared.clock import Clock, Deadline, SystemClock
+from shared.clock import Clock, SystemClock
 from shared.datafile.project import LoadedProject, load_project
 from shared.errors import AppError, LogUnavailableError
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
-from shared.supervise import Close, Service
-from shared.web.app import create_app
-from shared.web.health import health_routes, metrics_route
-from shared.web.server import listen, serve_http
+from shared.supervise import Service
+from shared.web.server import listen
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +51,7 @@ class Running(Struct, kw_only=True):
     url: str
     token: str
     released: Released
-    clickhouse: EmbeddedClickHouse
+    clickhouse: Engine
     log: LocalLog
     worker: Worker
     metrics: Metrics
@@ -87,12 +80,12 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     """
     clock = SystemClock()
     listener = listen(settings.host, settings.port)
-    service.on_close("listener", _closing(listener.close))
+    service.on_close("listener", closing(listener.close))
     token = load_or_create_admin_token(settings.data, settings.admin_token)
-    clickhouse = await open_embedded(settings.data / "clickhouse", fsync=settings.fsync)
-    service.on_close("clickhouse", _awaiting(clickhouse.close))
+    clickhouse = await open_engine(settings)
+    service.on_close("clickhouse", awaiting(clickhouse.close))
     local_log = open_local_log(settings.data / "log", fsync=settings.fsync, clock=clock)
-    service.on_close("log", _awaiting(local_log.close))
+    service.on_close("log", awaiting(local_log.close))
 
     metrics, progress = Metrics(), Progress()
     serving = Serving(clickhouse.parse)
@@ -117,14 +110,24 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     service.background("retention", _retain(local_log, settings, clock))
     if options.watch:
         service.background("watch", _reload(releaser, running, options))
-    await _serve_http(service, settings, running, serving, progress, listener)
+    parts = Parts(
+        settings=settings,
+        clock=clock,
+        clickhouse=clickhouse,
+        serving=serving,
+        tokens=AdminTokenStore(token),
+        metrics=metrics,
+    )
+    routes = [*events_routes(parts, local_log, progress), *query_routes(parts)]
+    checks = {"clickhouse": clickhouse.ping, "log": local_log.ping}
+    await serve(service, parts, routes, checks, listener)
     return running
 
 
 def _worker(
     settings: Settings,
     options: DevOptions,
-    clickhouse: EmbeddedClickHouse,
+    clickhouse: Engine,
     local_log: LocalLog,
     metrics: Metrics,
     progress: Progress,
@@ -181,66 +184,3 @@ async def _reload(releaser: Releaser, running: Running, options: DevOptions) -> 
             log.error("release_failed", error=str(error), code=error.code)
         else:
             options.on_release(running.released)
-
-
-# HTTP ---------------------------------------------------------------------------------------------
-
-
-async def _serve_http(
-    service: Service,
-    settings: Settings,
-    running: Running,
-    serving: Serving,
-    progress: Progress,
-    listener: socket.socket,
-) -> None:
-    tokens = AdminTokenStore(running.token)
-    events = EventsServices(
-        tokens=tokens,
-        catalog=serving,
-        log=running.log,
-        checker=Decoder,
-        metrics=running.metrics,
-        watermarks=progress,
-    )
-    queries = QueryServices(
-        tokens=tokens,
-        serving=serving,
-        clickhouse=running.clickhouse,
-        metrics=running.metrics,
-        limits=query_limits(settings),
-    )
-    checks = {"clickhouse": running.clickhouse.ping, "log": running.log.ping}
-    app = create_app(
-        [
-            events_route(events, events_settings(settings)),
-            pipes_route(queries),
-            sql_route(queries),
-            *health_routes(checks),
-            metrics_route(running.metrics, tokens, need_token=settings.metrics_need_token),
-        ]
-    )
-    await serve_http(service, app, listener)
-
-
-def query_limits(settings: Settings) -> Limits:
-    """The limits of one query."""
-    return Limits(
-        max_time_s=settings.query_timeout_s,
-        max_memory_bytes=settings.query_max_memory_bytes,
-        max_result_bytes=settings.query_max_result_bytes,
-    )
-
-
-def _closing(close: Callable[[], None]) -> Close:
-    async def run(deadline: Deadline) -> None:
-        close()
-
-    return run
-
-
-def _awaiting(close: Callable[[], Awaitable[None]]) -> Close:
-    async def run(deadline: Deadline) -> None:
-        await close()
-
-    return run

@@ -25,7 +25,7 @@ import chdb
 import httpx
 from msgspec import Struct
 
-from deploy.dev import query_limits
+from deploy.compose import query_limits
 from shared.clickhouse.lanes import _READ_SETTINGS
 from shared.clickhouse.profile import limit_settings
 from shared.clickhouse.session import settings_clause

@@ -1,0 +1,110 @@
+"""Where the HTTP side of every process is put together: which routes it has, over which parts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from litestar.types import ControllerRouterHandler
+from msgspec import Struct
+
+from deploy.engine import Engine
+from ingest.decode import Decoder
+from ingest.http.events import EventsServices, events_route, events_settings
+from ingest.log.contract import Log, Watermarks
+from query.http.pipes import QueryServices, pipes_route
+from query.http.sql import sql_route
+from query.serving import Serving
+from shared.auth.tokens import TokenStore
+from shared.clickhouse.contract import Limits
+from shared.clock import Clock, Deadline
+from shared.observe.metrics import Metrics
+from shared.settings import Settings
+from shared.supervise import Close, Service
+from shared.web.app import create_app
+from shared.web.health import Check, health_routes, metrics_route
+from shared.web.server import serve_http
+
+Routes = Sequence[ControllerRouterHandler]
+
+
+class Parts(Struct, frozen=True, kw_only=True):
+    """What the routes of a process work with."""
+
+    settings: Settings
+    clock: Clock
+    clickhouse: Engine
+    serving: Serving
+    tokens: TokenStore
+    metrics: Metrics
+
+
+def query_limits(settings: Settings) -> Limits:
+    """The limits of one query."""
+    return Limits(
+        max_time_s=settings.query_timeout_s,
+        max_memory_bytes=settings.query_max_memory_bytes,
+        max_result_bytes=settings.query_max_result_bytes,
+    )
+
+
+def query_routes(parts: Parts) -> Routes:
+    """What readers call."""
+    queries = QueryServices(
+        tokens=parts.tokens,
+        serving=parts.serving,
+        clickhouse=parts.clickhouse,
+        metrics=parts.metrics,
+        limits=query_limits(parts.settings),
+    )
+    return [pipes_route(queries), sql_route(queries)]
+
+
+def events_routes(parts: Parts, log: Log, watermarks: Watermarks | None) -> Routes:
+    """What producers call."""
+    events = EventsServices(
+        tokens=parts.tokens,
+        catalog=parts.serving,
+        log=log,
+        checker=Decoder,
+        metrics=parts.metrics,
+        watermarks=watermarks,
+    )
+    return [events_route(events, events_settings(parts.settings))]
+
+
+async def serve(
+    service: Service,
+    parts: Parts,
+    routes: Routes,
+    checks: Mapping[str, Check],
+    listener: socket.socket,
+) -> None:
+    """Serve these routes, health and metrics until the process stops."""
+    need_token = parts.settings.metrics_need_token
+    app = create_app(
+        [
+            *routes,
+            *health_routes(checks),
+            metrics_route(parts.metrics, parts.tokens, need_token=need_token),
+        ]
+    )
+    await serve_http(service, app, listener)
+
+
+def closing(close: Callable[[], None]) -> Close:
+    """A step of the shutdown that takes no time."""
+
+    async def run(deadline: Deadline) -> None:
+        close()
+
+    return run
+
+
+def awaiting(close: Callable[[], Awaitable[None]]) -> Close:
+    """A step of the shutdown that knows by itself when to give up."""
+
+    async def run(deadline: Deadline) -> None:
+        await close()
+
+    return run
