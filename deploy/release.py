@@ -19,6 +19,7 @@ from msgspec import Struct, field, structs
 
 from deploy.apply import apply
 from deploy.check import CheckedPipe, check_pipe, first_problems
+from deploy.ddl import ViewDefinition
 from deploy.plan import Plan, plan_tables, plan_views
 from deploy.state import State, read_state
 from ingest.worker import Worker
@@ -38,12 +39,14 @@ PAUSE_TIMEOUT_S = 30.0
 class Released(Struct, frozen=True, kw_only=True):
     """What came of a release: what is served now, what was done, every problem.
 
-    ``reads`` are the tables that each good pipe's answer reads.
+    ``reads`` are the tables that each good pipe's answer reads, ``views`` what the good
+    materialized nodes become.
     """
 
     workspace: Workspace
     plan: Plan
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    views: Mapping[str, ViewDefinition] = field(default_factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
 
     @property
@@ -104,6 +107,7 @@ class Releaser:
             workspace=workspace,
             plan=Plan(steps=tables.steps + views.steps, kept=tables.kept),
             reads={name: found.sources for name, found in checked.items()},
+            views={n: found.view for n, found in checked.items() if found.view is not None},
             diagnostics=(*project.diagnostics, *(_shown(d, files) for d in diagnostics)),
         )
 

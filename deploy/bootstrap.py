@@ -1,0 +1,118 @@
+"""The databases and the least-privilege users of an installation, as statements; pure.
+
+- **writer**: inserts into the project's tables. It also reads them, because exactly-once asks a
+  table which offsets it holds, and makes scratch tables in a database where nothing else is.
+- **reader**: reads, under a profile that cannot write and whose limits it cannot raise.
+- **deployer**: makes and changes tables and views; grants nothing and sees no other database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from deploy.record import DATABASE, TABLES
+from shared.clickhouse.sql import literal, quote_identifier
+
+SCRATCH_DATABASE = "pipehouse_scratch"
+ROLES = ("writer", "reader", "deployer")
+
+_READER_PROFILE = "pipehouse_reader"
+_READER_LIMITS = (
+    # 2 and not 1: a reader may choose formats and lower its limits.
+    "readonly = 2 CONST",
+    "max_execution_time = 60 MAX 600",
+    "max_memory_usage = 4000000000 MAX 16000000000",
+    "max_concurrent_queries_for_user = 100",
+    "allow_ddl = 0 CONST",
+)
+# What doctor, audit, the cache and recovery ask about; rows without a grant are hidden.
+_SYSTEM_TABLES = (
+    "parts",
+    "tables",
+    "columns",
+    "processes",
+    "replicas",
+    "merge_tree_settings",
+    "settings",
+    "functions",
+    "disks",
+)
+
+
+class User(Struct, frozen=True):
+    """One of the users: its role, its name and its password."""
+
+    role: str
+    name: str
+    password: str
+
+    def url(self, host: str, database: str) -> str:
+        """What a process of this role is given.
+
+        Args:
+            host: Hosts, ports and options of the URL of the server, ``host:9000`` and ``?…``.
+            database: The project's database.
+        """
+        address, _, options = host.partition("?")
+        tail = f"?{options}" if options else ""
+        return (
+            f"clickhouse://{self.name}:{quote(self.password, safe='')}@{address}/{database}{tail}"
+        )
+
+
+def users(database: str, passwords: Mapping[str, str]) -> Sequence[User]:
+    """The three users of a project's database.
+
+    Args:
+        database: The project's database; part of the names, so that projects can share a server.
+        passwords: By role.
+    """
+    return [User(role, f"{database}_{role}", passwords[role]) for role in ROLES]
+
+
+def statements(database: str, accounts: Sequence[User]) -> list[str]:
+    """Everything to run, in order, by a user who may create users; harmless to run again.
+
+    A user that exists gets its password anew.
+    """
+    db = quote_identifier(database)
+    found = [
+        f"CREATE DATABASE IF NOT EXISTS {db}",
+        *TABLES,
+        f"CREATE DATABASE IF NOT EXISTS {SCRATCH_DATABASE}",
+        f"CREATE SETTINGS PROFILE IF NOT EXISTS {_READER_PROFILE} SETTINGS "
+        + ", ".join(_READER_LIMITS),
+    ]
+    for user in accounts:
+        name = quote_identifier(user.name)
+        secret = f"IDENTIFIED WITH sha256_password BY {literal(user.password)}"
+        found.append(f"CREATE USER IF NOT EXISTS {name} {secret}")
+        found.append(f"ALTER USER {name} {secret}")
+        found += [f"GRANT {what} TO {name}" for what in _grants(user.role, db)]
+        if user.role == "reader":
+            found.append(f"ALTER USER {name} SETTINGS PROFILE {literal(_READER_PROFILE)}")
+    return found
+
+
+def _grants(role: str, db: str) -> list[str]:
+    system = [f"SELECT ON system.{table}" for table in _SYSTEM_TABLES]
+    if role == "writer":
+        return [
+            f"SELECT, INSERT, SHOW ON {db}.*",
+            f"SELECT, INSERT ON {DATABASE}.*",
+            f"CREATE TABLE, DROP TABLE, SELECT, INSERT ON {SCRATCH_DATABASE}.*",
+            "KILL QUERY ON *.*",
+            *system,
+        ]
+    if role == "reader":
+        return [f"SELECT, SHOW ON {db}.*", f"SELECT ON {DATABASE}.*", *system]
+    rights = "SELECT, INSERT, ALTER, CREATE, DROP, SHOW, OPTIMIZE"
+    return [
+        f"{rights} ON {db}.*",
+        f"{rights} ON {DATABASE}.*",
+        f"{rights} ON {SCRATCH_DATABASE}.*",
+        *system,
+    ]

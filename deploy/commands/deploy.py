@@ -1,0 +1,170 @@
+"""``pipehouse deploy``: bring a project into ClickHouse, for every process that works with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from deploy.bootstrap import ROLES, User, statements, users
+from deploy.commands.base import EXIT_BAD, EXIT_NOT_LOADED, complain, report, say
+from deploy.ddl import ViewDefinition
+from deploy.engine import open_server_engine
+from deploy.plan import Plan
+from deploy.record import DeploymentRecord
+from deploy.rollout import Rollout, plan_rollout
+from deploy.throwaway import throwaway
+from shared.clickhouse.contract import Statement
+from shared.clock import SystemClock
+from shared.datafile.project import LoadedProject, load_project
+from shared.logs import configure_logging
+from shared.settings import Settings, load_settings
+
+
+@click.command()
+@click.argument(
+    "folders",
+    nargs=-1,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER...",
+)
+@click.option("--check", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--bootstrap", is_flag=True, help="Make the databases and least-privilege users.")
+@click.option("--take-over", is_flag=True, help="Begin although a deployment seems under way.")
+@click.option("--history", is_flag=True, help="List the last deployments.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the history as JSON.")
+def deploy(
+    folders: tuple[Path, ...],
+    check: bool,
+    bootstrap: bool,
+    take_over: bool,
+    history: bool,
+    as_json: bool,
+) -> None:
+    """Deploy projects to the ClickHouse of PIPEHOUSE_CLICKHOUSE_URL."""
+    settings = load_settings(os.environ)
+    configure_logging(form=settings.log_format or "console", level="warning")
+    if bootstrap:
+        asyncio.run(_bootstrap(settings, only_print=check))
+    elif history:
+        asyncio.run(_history(settings, as_json))
+    elif not folders and settings.project is None:
+        raise click.UsageError("Name the FOLDER of a project, or set PIPEHOUSE_PROJECT.")
+    else:
+        chosen = folders or (settings.project or Path.cwd(),)
+        code = asyncio.run(_deploy(settings, chosen, check, take_over, as_json))
+        sys.exit(code)
+
+
+async def _deploy(
+    settings: Settings, folders: Sequence[Path], check: bool, take_over: bool, as_json: bool
+) -> int:
+    project = load_project(folders, os.environ)
+    views = await _checked_views(folders)
+    if views is None:
+        complain("pipehouse: Nothing was deployed; mend the project first.")
+        return EXIT_NOT_LOADED
+    engine = await open_server_engine(settings, "deploy")
+    try:
+        clock = SystemClock()
+        plan = await plan_rollout(engine, project.workspace, views)
+        if as_json:
+            say(msgspec.json.encode(plan).decode())
+        else:
+            _print(plan)
+        if check:
+            return EXIT_BAD if plan.refusals else 0
+        rollout = Rollout(engine, DeploymentRecord(engine, clock), clock, say)
+        return await _roll_out(rollout, project, plan, take_over)
+    finally:
+        await engine.close()
+
+
+async def _roll_out(rollout: Rollout, project: LoadedProject, plan: Plan, take_over: bool) -> int:
+    done = await rollout.run(project, plan, take_over=take_over)
+    if done.id is None:
+        say("Nothing to do: this project is live already.")
+    else:
+        say(f"Deployment {done.id} is live; running processes switch within seconds.")
+    return 0
+
+
+async def _checked_views(folders: Sequence[Path]) -> Mapping[str, ViewDefinition] | None:
+    """The views of a project without mistakes; None, and a report, where there are some."""
+    async with throwaway(folders, os.environ) as engine:
+        report(engine.released.diagnostics)
+        return engine.released.views if engine.released.is_clean else None
+
+
+def _print(plan: Plan) -> None:
+    for step in plan.steps:
+        rest = f"  (at rest meanwhile: {', '.join(step.disturbs)})" if step.disturbs else ""
+        say(f"  {step.summary}{rest}")
+    for refusal in plan.refusals:
+        complain(f"  REFUSED {refusal.resource}: {refusal.reason}. {refusal.hint}")
+    for name in plan.kept:
+        say(f"  {name} is no longer in the files; its table is kept")
+    if not plan.steps and not plan.refusals:
+        say("  no table or view changes")
+
+
+# bootstrap ----------------------------------------------------------------------------------------
+
+
+async def _bootstrap(settings: Settings, *, only_print: bool) -> None:
+    url = settings.clickhouse_url or ""
+    rest = url.partition("://")[2].rpartition("@")[2]
+    address, _, options = rest.partition("?")
+    host, _, database = address.partition("/")
+    database = database or "default"
+    passwords = {role: "<password>" if only_print else secrets.token_urlsafe(24) for role in ROLES}
+    accounts = users(database, passwords)
+    lines = statements(database, accounts)
+    if only_print:
+        for line in lines:
+            say(f"{line};")
+        return
+    engine = await open_server_engine(settings, "deploy --bootstrap")
+    try:
+        for line in lines:
+            await engine.execute(Statement(sql=line))
+    finally:
+        await engine.close()
+    say("The users were made. Their passwords are shown once; keep these lines secret:")
+    where = f"{host}?{options}" if options else host
+    for user in accounts:
+        say(f"  {_used_by(user)}\n    PIPEHOUSE_CLICKHOUSE_URL={user.url(where, database)}")
+
+
+def _used_by(user: User) -> str:
+    commands = {
+        "writer": "pipehouse ingest",
+        "reader": "pipehouse query",
+        "deployer": "pipehouse deploy",
+    }
+    return f"for {commands[user.role]}:"
+
+
+# history ------------------------------------------------------------------------------------------
+
+
+async def _history(settings: Settings, as_json: bool) -> None:
+    engine = await open_server_engine(settings, "deploy --history")
+    try:
+        found = await DeploymentRecord(engine, SystemClock()).history()
+    finally:
+        await engine.close()
+    for deployment in found:
+        if as_json:
+            say(msgspec.json.encode(deployment).decode())
+        else:
+            steps = f"{len(deployment.steps)} steps"
+            say(f"{deployment.id}  {deployment.status:<8}  {steps}  {deployment.message}".rstrip())
+    if not found and not as_json:
+        say("Nothing was ever deployed to this database.")
