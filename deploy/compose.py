@@ -12,6 +12,7 @@ from deploy.engine import Engine
 from ingest.decode import Decoder
 from ingest.http.events import EventsServices, events_route, events_settings
 from ingest.log.contract import Log, Watermarks
+from query.http.docs import docs_routes
 from query.http.pipes import QueryServices, pipes_route
 from query.http.sql import sql_route
 from query.serving import Serving
@@ -57,7 +58,11 @@ def query_routes(parts: Parts) -> Routes:
         metrics=parts.metrics,
         limits=query_limits(parts.settings),
     )
-    return [pipes_route(queries), sql_route(queries)]
+    return [
+        pipes_route(queries),
+        sql_route(queries),
+        *docs_routes(parts.tokens, parts.serving, parts.clickhouse),
+    ]
 
 
 def events_routes(parts: Parts, log: Log, watermarks: Watermarks | None) -> Routes:
