@@ -19,7 +19,6 @@
     │  ├─ ClickHouseUnavailableError
     │  ├─ LogUnavailableError
     │  └─ SaturatedError                429, more than we take at the moment
-    │     └─ RateLimitedError           429, a token over its own limit
     ├─ InsertError                      what became of an insert, see shared/clickhouse/failures.py
     └─ DataLossRefusedError             409, a deployment would destroy or rewrite data
 
@@ -233,12 +232,6 @@ class SaturatedError(UnavailableError):
 
     code = "saturated"
     http_status = 429
-
-
-class RateLimitedError(SaturatedError):
-    """The token has been used more often than its limit allows."""
-
-    code = "rate_limited"
 
 
 class InsertError(AppError):
