@@ -49,9 +49,10 @@ SETTINGS = frozenset(
 class Analysis(Struct, frozen=True, kw_only=True):
     """What a statement is and does; names in order of appearance, each once.
 
-    ``tables`` leaves out CTEs. ``disabled_functions`` and ``unknown_functions`` are those of
-    ``functions`` that free SQL may not call. ``volatile_functions`` read a clock or draw a number.
-    ``forward_ctes`` are read by a CTE before them, where the engine's meaning is not followed.
+    ``tables`` leaves out CTEs; ``aliases`` are those of tables and of expressions.
+    ``disabled_functions`` and ``unknown_functions`` are those of ``functions`` that free SQL may
+    not call. ``volatile_functions`` read a clock or draw a number. ``forward_ctes`` are read by a
+    CTE before them, where the engine's meaning is not followed.
     """
 
     statement: str
@@ -64,11 +65,13 @@ class Analysis(Struct, frozen=True, kw_only=True):
     settings: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     ctes: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     forward_ctes: tuple[str, ...] = ()
     unknown_syntax: tuple[str, ...] = ()
     format: str | None = None
     has_out_file: bool = False
     has_table_parameter: bool = False
+    has_alias_parameter: bool = False
 
     @property
     def is_select(self) -> bool:
@@ -107,11 +110,13 @@ def analyse(ast_json: str | bytes, functions: Functions) -> Analysis:
         settings=tuple(walk.settings),
         parameters=tuple(walk.parameters),
         ctes=tuple(walk.ctes),
+        aliases=tuple(walk.aliases),
         forward_ctes=tuple(walk.forward_ctes),
         unknown_syntax=tuple(walk.unknown_syntax),
         format=output_format["name"] if output_format else None,
         has_out_file=walk.has_out_file,
         has_table_parameter=walk.has_table_parameter,
+        has_alias_parameter=walk.has_alias_parameter,
     )
 
 
@@ -142,6 +147,8 @@ def check_select(
         raise QueryError("INTO OUTFILE cannot be used.")
     if analysis.has_table_parameter:
         raise QueryError("The name of a table cannot be a query parameter.")
+    if analysis.has_alias_parameter:
+        raise QueryError("An alias cannot be a query parameter.")
     _refuse("uses disabled functions", analysis.disabled_functions)
     _refuse("uses unknown functions", analysis.unknown_functions)
     _refuse(

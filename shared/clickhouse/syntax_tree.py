@@ -58,6 +58,8 @@ _IN_FUNCTIONS = frozenset(
     for stem in ("in", "notIn", "nullIn", "notNullIn", "In", "NotIn", "NullIn", "NotNullIn")
     for ending in ("", "IgnoreSet")
 )
+# How the tree shows a value that is a query parameter.
+_PARAMETER_FIELD = "CustomType"
 Node = Mapping[str, Any]
 
 
@@ -98,12 +100,14 @@ class Walk:
         self.settings: dict[str, None] = {}
         self.parameters: dict[str, None] = {}
         self.ctes: dict[str, None] = {}
+        self.aliases: dict[str, None] = {}
         self.forward_ctes: dict[str, None] = {}
         self.unknown_syntax: dict[str, None] = {}
         self.lambdas: set[str] = set()
         self._renamed: dict[str, set[TableName]] = {}
         self.has_out_file = False
         self.has_table_parameter = False
+        self.has_alias_parameter = False
 
     def start(self, root: Node) -> None:
         """Collect from a whole tree."""
@@ -122,6 +126,7 @@ class Walk:
         kind = node["type"]
         if kind not in _NODE_TYPES:
             self.unknown_syntax[kind] = None
+        self._alias(node)
         if kind == SELECT:
             self._union(node, scope)
         elif kind == "SelectQuery":
@@ -142,9 +147,16 @@ class Walk:
                 for child in _nodes(value):
                     self._visit(child, scope)
 
+    def _alias(self, node: Node) -> None:
+        self.aliases.update((alias, None) for alias in _alias_text(node))
+        self.has_alias_parameter = self.has_alias_parameter or "parametrised_alias" in node
+
     def _leaf(self, kind: str, node: Node) -> None:
         if kind == "SetQuery":
-            self.settings.update((change["name"], None) for change in node.get("changes", ()))
+            for change in node.get("changes", ()):
+                self.settings[change["name"]] = None
+                if change["value"].get("field_type") == _PARAMETER_FIELD:
+                    self.unknown_syntax["SETTINGS with a query parameter"] = None
         elif kind == "QueryParameter":
             self.parameters[node["name"]] = None
         elif kind == "Identifier" and node.get("alias") and node["name"]:
@@ -195,6 +207,7 @@ class Walk:
             self._visit(element, scope)
 
     def _table(self, node: Node, scope: _Scope, *, is_operand: bool) -> None:
+        self._alias(node)
         if node.get("children"):
             self.has_table_parameter = True
             self._children(node, scope)

@@ -196,6 +196,9 @@ ATTACKS = [
     "SELECT 1 SETTINGS additional_table_filters = {}",
     "SELECT 1 SETTINGS log_comment = 'x'",
     "SELECT * FROM events STREAM",
+    "SELECT 1 SETTINGS join_algorithm = {p1:String}",
+    "SELECT * FROM events AS {p1:Identifier}",
+    "SELECT a AS {p1:Identifier} FROM events",
     # nonsense
     "",
     ";",
@@ -310,7 +313,7 @@ async def test_a_query_said_not_to_read_a_table_answers_the_same_without_it(
 
 async def test_an_analysis_says_what_a_query_reads_and_calls(engine: EmbeddedClickHouse) -> None:
     analysis = await engine.parse(
-        "WITH x AS (SELECT a FROM t WHERE a IN wanted) SELECT sumIf(a, b), NOW(), {p:String}"
+        "WITH x AS (SELECT a FROM t WHERE a IN wanted) SELECT sumIf(a, b) AS total, NOW(), {p:String}"
         " FROM x JOIN y.z USING (a) CROSS JOIN numbers(3) SETTINGS max_threads = 1 FORMAT JSON"
     )
     assert analysis.is_select
@@ -323,6 +326,7 @@ async def test_an_analysis_says_what_a_query_reads_and_calls(engine: EmbeddedCli
     assert analysis.volatile_functions == ("NOW",)
     assert analysis.table_functions == ("numbers",)
     assert (analysis.ctes, analysis.parameters) == (("x",), ("p",))
+    assert analysis.aliases == ("total",)
     assert (analysis.settings, analysis.format) == (("max_threads",), "JSON")
 
 
