@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, S
 
 from shared.web.cors import ANY_ORIGIN, Cors, Headers
 from shared.web.errors import answer_error, error_answer, error_page
+from shared.web.limits import rate_headers
 from shared.web.request_id import HEADER, request_id
 
 log = structlog.get_logger(__name__)
@@ -95,7 +96,7 @@ class _App:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message["headers"], *added, *rate_headers(scope)]
             await send(message)
 
         try:

@@ -8,15 +8,20 @@ from urllib.parse import parse_qsl
 
 from litestar.types import Scope
 
+from shared.auth.rates import RateLimitedError
 from shared.auth.tokens import Grant, TokenStore
 from shared.errors import AuthenticationError
+from shared.web.limits import remember_rate
 
 
 def authenticate(scope: Scope, tokens: TokenStore) -> Grant:
     """What the caller may do, from ``?token=`` or else from ``Authorization: Bearer``.
 
+    Called once a request, because uses of a token are counted.
+
     Raises:
         AuthenticationError: No token, or one that is unknown or expired.
+        RateLimitedError: The token has been used too often.
     """
     token = query_parameters(scope["query_string"]).get("token")
     found = token.encode() if token else bearer_token(scope)
@@ -24,7 +29,14 @@ def authenticate(scope: Scope, tokens: TokenStore) -> Grant:
         raise AuthenticationError(
             "The request has no token.", hint="Send ?token=… or Authorization: Bearer …."
         )
-    return tokens.grant(found)
+    try:
+        grant = tokens.grant(found)
+    except RateLimitedError as error:
+        remember_rate(scope, error.rate)
+        raise
+    if grant.rate is not None:
+        remember_rate(scope, grant.rate)
+    return grant
 
 
 def bearer_token(scope: Scope) -> bytes:
