@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
-from shared.errors import NotFoundError
+from shared.errors import NotFoundError, ParameterError
 from shared.model.workspace import did_you_mean
 
 
 class OutputFormat(Struct, frozen=True):
-    """One ending of an endpoint's URL."""
+    """One ending of an endpoint's URL; a format that is packed already is not compressed again."""
 
     ending: str
     clickhouse: str
     media_type: str
+    is_packed: bool = False
 
 
 FORMATS = {
@@ -21,10 +24,22 @@ FORMATS = {
     for f in (
         OutputFormat("json", "JSON", "application/json; charset=utf-8"),
         OutputFormat("csv", "CSVWithNames", "text/csv; charset=utf-8"),
+        OutputFormat("csvwithnames", "CSVWithNames", "text/csv; charset=utf-8"),
         OutputFormat("ndjson", "JSONEachRow", "application/x-ndjson; charset=utf-8"),
-        OutputFormat("parquet", "Parquet", "application/vnd.apache.parquet"),
+        OutputFormat("parquet", "Parquet", "application/vnd.apache.parquet", is_packed=True),
+        OutputFormat("prometheus", "Prometheus", "text/plain; version=0.0.4; charset=utf-8"),
     )
 }
+
+# What clients send along to shape the answer; all of them are switches.
+OUTPUT_SETTINGS = frozenset(
+    {
+        "output_format_json_quote_64bit_integers",
+        "output_format_json_quote_denormals",
+        "output_format_parquet_string_as_string",
+    }
+)
+_ON, _OFF = frozenset({"1", "true"}), frozenset({"0", "false"})
 
 # What free SQL may end with, and how it is announced; plain text for everything else.
 _SQL_MEDIA_TYPES = {
@@ -70,6 +85,22 @@ def split_name(name: str) -> tuple[str, OutputFormat]:
             hint=did_you_mean(ending, FORMATS) or f"Known: {known}.",
         )
     return pipe, found
+
+
+def output_settings(arguments: Mapping[str, object]) -> dict[str, int]:
+    """The output settings among the arguments of a request.
+
+    Raises:
+        ParameterError: One is neither on nor off.
+    """
+    chosen: dict[str, int] = {}
+    for name in OUTPUT_SETTINGS & arguments.keys():
+        value = str(arguments[name]).lower()
+        if value not in _ON and value not in _OFF:
+            text = f"'{name}' is '{arguments[name]}', expected 0 or 1."
+            raise ParameterError(text, errors=[{"parameter": name, "error": text}])
+        chosen[name] = int(value in _ON)
+    return chosen
 
 
 def sql_media_type(clickhouse_format: str) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 from litestar import asgi
@@ -22,18 +22,29 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
-from query.formats import split_name
+from query.formats import OutputFormat, output_settings, split_name
+from query.http.body import read_arguments
+from query.http.body import read_small_body as read_small_body
+from query.http.listing import pipe_details, pipe_list
+from query.over import over_result
 from query.parameters import merge_arguments
 from query.plan import Planned
+from query.respond import ClientLeftError, Headers, Order, Responder
 from query.serving import Serving
-from shared.auth.tokens import PIPES_READ, TokenStore
-from shared.clickhouse.contract import ClickHouse, Limits, Result, Statement
-from shared.errors import AppError, BadRequestError, TooLargeError
+from shared.auth.tokens import PIPES_READ, Grant, GrantLimits, TokenStore
+from shared.clickhouse.contract import ClickHouse, Limits, Result, SettingValue, Statement
+from shared.errors import AppError, TooLargeError
 from shared.observe.metrics import Metrics
-from shared.web.errors import require_method
+from shared.web.compression import Encoding, negotiate
+from shared.web.errors import JSON_MEDIA_TYPE, require_method
 from shared.web.guards import authenticate, query_pairs
 
-MAX_BODY_BYTES = 1 << 20
+METHODS = ("GET", "POST", "HEAD")
+
+T = TypeVar("T", int, float)
+
+# What web servers commonly log for a caller that is gone; it is never sent.
+_CLIENT_LEFT = 499
 
 
 class QueryServices(Struct, frozen=True, kw_only=True):
@@ -48,38 +59,153 @@ class QueryServices(Struct, frozen=True, kw_only=True):
 
 def pipes_route(services: QueryServices) -> ASGIRouteHandler:
     """The route of the endpoints."""
+    api = _PipesApi(services)
 
     # A mount: plain ASGI handlers cannot have path parameters.
     @asgi("/v0/pipes", is_mount=True, copy_scope=False)
     async def pipes(scope: Scope, receive: Receive, send: Send) -> None:
-        require_method(scope, "GET", "POST", "HEAD")
         http = cast(HTTPScope, scope)
+        if scope.get("method") == "OPTIONS":
+            await _send_plain(send, 204, b"", ((b"allow", b"GET, HEAD, POST, OPTIONS"),))
+            return
+        require_method(scope, *METHODS)
+        try:
+            await api.answer(http, receive, send)
+        except ClientLeftError:
+            return
+
+    return pipes
+
+
+class _PipesApi:
+    def __init__(self, services: QueryServices) -> None:
+        self._services = services
+        self._responder = Responder(services.clickhouse)
+
+    async def answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answer one request and count it."""
+        path = scope["path"].removeprefix("/v0/pipes").strip("/")
+        if "." not in path:
+            await self._describe(path, scope, send)
+            return
+        metrics = self._services.metrics
         started_s = time.perf_counter()
         name, status = "", 500
         try:
-            grant = authenticate(scope, services.tokens)
-            name, format_ = split_name(http["path"].strip("/"))
+            grant = authenticate(cast(Scope, scope), self._services.tokens)
+            name, format_ = split_name(path)
             grant.require(PIPES_READ, name)
-            # The grant came first, so that nobody learns names of pipes that are not theirs.
-            pipe, node = services.serving.endpoint(name)
-            arguments = merge_arguments(
-                query_pairs(http["query_string"]),
-                await read_arguments(http, receive),
-                grant.fixed_params(name),
-            )
-            planned = await services.serving.planner.plan(pipe, node, arguments)
-            result = await run(services, planned, format_.clickhouse)
+            await self._run(scope, receive, send, grant=grant, name=name, format_=format_)
             status = 200
-            await answer(send, result, format_.media_type, body=http["method"] != "HEAD")
         except AppError as error:
             status = error.http_status
             raise
+        except ClientLeftError:
+            status = _CLIENT_LEFT
+            raise
         finally:
-            known = name if name in services.serving.workspace.pipes else ""
-            services.metrics.endpoint_requests.labels(known, str(status)).inc()
-            services.metrics.endpoint_seconds.labels(known).observe(time.perf_counter() - started_s)
+            known = name if name in self._services.serving.workspace.pipes else ""
+            metrics.endpoint_requests.labels(known, str(status)).inc()
+            metrics.endpoint_seconds.labels(known).observe(time.perf_counter() - started_s)
 
-    return pipes
+    async def _run(
+        self,
+        scope: HTTPScope,
+        receive: Receive,
+        send: Send,
+        *,
+        grant: Grant,
+        name: str,
+        format_: OutputFormat,
+    ) -> None:
+        body = await read_arguments(scope, receive)
+        pairs = query_pairs(scope["query_string"])
+        planned = await self._plan(grant, name, pairs, body)
+        sent = {**dict(pairs), **body}
+        await self._responder.respond(
+            Order(
+                statement=Statement(
+                    sql=planned.sql,
+                    parameters=planned.bindings,
+                    format=format_.clickhouse,
+                    readonly=True,
+                    limits=tightened(self._services.limits, grant.limits),
+                    settings={**settings_of(planned), **output_settings(sent)},
+                ),
+                media_type=format_.media_type,
+                size_key=f"{name}.{format_.ending}",
+                encoding=accepted_encoding(scope),
+                is_packable=not format_.is_packed,
+                is_head=scope["method"] == "HEAD",
+            ),
+            receive,
+            send,
+        )
+
+    async def _plan(
+        self,
+        grant: Grant,
+        name: str,
+        pairs: list[tuple[str, str]],
+        body: Mapping[str, object],
+    ) -> Planned:
+        # The grant came first, so that nobody learns names of pipes that are not theirs.
+        serving = self._services.serving
+        pipe, node = serving.endpoint(name)
+        arguments = merge_arguments(pairs, body, grant.fixed_params(name))
+        planned = await serving.planner.plan(pipe, node, arguments)
+        over = body.get("q", dict(pairs).get("q"))
+        if over is not None:
+            planned = await over_result(serving.parse, planned, str(over))
+        return planned
+
+    async def _describe(self, name: str, scope: HTTPScope, send: Send) -> None:
+        require_method(cast(Scope, scope), "GET", "HEAD")
+        grant = authenticate(cast(Scope, scope), self._services.tokens)
+        planner = self._services.serving.planner
+        said: object = (
+            pipe_details(planner.workspace, name, grant, planner.template)
+            if name
+            else pipe_list(planner.workspace, grant, planner.template)
+        )
+        body = msgspec.json.encode(said, enc_hook=str)
+        await _send_plain(send, 200, body, ((b"content-type", JSON_MEDIA_TYPE.encode()),))
+
+
+def settings_of(planned: Planned) -> dict[str, SettingValue]:
+    """The engine settings that templates asked for."""
+    return {} if planned.max_threads is None else {"max_threads": planned.max_threads}
+
+
+def tightened(limits: Limits, own: GrantLimits) -> Limits:
+    """The limits of the service, or of the token where those are stricter."""
+    if own.timeout_s is own.max_memory_bytes is own.max_result_bytes is None:
+        return limits
+    return msgspec.structs.replace(
+        limits,
+        max_time_s=_least(limits.max_time_s, own.timeout_s),
+        max_memory_bytes=_least(limits.max_memory_bytes, own.max_memory_bytes),
+        max_result_bytes=_least(limits.max_result_bytes, own.max_result_bytes),
+    )
+
+
+def _least(one: T | None, other: T | None) -> T | None:
+    given = [value for value in (one, other) if value is not None]
+    return min(given) if given else None
+
+
+def accepted_encoding(scope: HTTPScope) -> Encoding | None:
+    """How the answer may be compressed."""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            return negotiate(value)
+    return None
+
+
+async def _send_plain(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    own = headers if status == 204 else (*headers, (b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": own})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def run(services: QueryServices, planned: Planned, format_: str | None) -> Result:
@@ -88,7 +214,6 @@ async def run(services: QueryServices, planned: Planned, format_: str | None) ->
     Raises:
         TooLargeError: The answer has more bytes than the limit.
     """
-    settings = {} if planned.max_threads is None else {"max_threads": planned.max_threads}
     result = await services.clickhouse.fetch(
         Statement(
             sql=planned.sql,
@@ -96,7 +221,7 @@ async def run(services: QueryServices, planned: Planned, format_: str | None) ->
             format=format_,
             readonly=True,
             limits=services.limits,
-            settings=settings,
+            settings=settings_of(planned),
         )
     )
     most_bytes = services.limits.max_result_bytes
@@ -111,63 +236,5 @@ async def run(services: QueryServices, planned: Planned, format_: str | None) ->
 
 async def answer(send: Send, result: Result, media_type: str, *, body: bool = True) -> None:
     """Send formatted bytes as they are."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [
-                (b"content-type", media_type.encode()),
-                (b"content-length", b"%d" % len(result.body)),
-            ],
-        }
-    )
-    await send(
-        {
-            "type": "http.response.body",
-            "body": result.body if body else b"",
-            "more_body": False,
-        }
-    )
-
-
-async def read_arguments(scope: HTTPScope, receive: Receive) -> Mapping[str, object]:
-    """Parameters in the body of a POST, as a form or as a JSON object.
-
-    Raises:
-        BadRequestError: The body is neither.
-        TooLargeError: It is longer than a megabyte.
-    """
-    if scope["method"] != "POST":
-        return {}
-    body = await read_small_body(receive)
-    if not body.strip():
-        return {}
-    if body.lstrip()[:1] != b"{":
-        return dict(query_pairs(body))
-    try:
-        return msgspec.json.decode(body, type=dict[str, object])
-    except msgspec.MsgspecError as error:
-        raise BadRequestError(
-            f"The body is not a JSON object: {error}.",
-            hint="Send parameters as a JSON object or as a form.",
-        ) from error
-
-
-async def read_small_body(receive: Receive) -> bytes:
-    """The whole body of a request that has no reason to be large.
-
-    Raises:
-        TooLargeError: It is longer than a megabyte.
-    """
-    parts = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise BadRequestError("The body ended too early.")
-        parts.append(message["body"])
-        size += len(message["body"])
-        if size > MAX_BODY_BYTES:
-            raise TooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        if not message.get("more_body"):
-            return b"".join(parts)
+    headers = ((b"content-type", media_type.encode()),)
+    await _send_plain(send, 200, result.body if body else b"", headers)

@@ -1,0 +1,59 @@
+"""Compressed answers: what the caller takes, whole bodies, and bodies that come in pieces."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+from typing import Literal
+
+Encoding = Literal["gzip"]
+
+# Below this the headers of a packet weigh more than what is saved.
+MIN_BYTES = 1024
+
+# The first level takes a fourth of the time of the default and gives nine tenths of the saving.
+_LEVEL = 1
+_GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
+
+
+@lru_cache(maxsize=256)
+def negotiate(accept_encoding: bytes) -> Encoding | None:
+    """The encoding to answer in, None for none; refusals (``q=0``) and ``*`` are understood."""
+    quality: dict[str, float] = {}
+    for item in accept_encoding.decode("latin-1").lower().split(","):
+        name, _, parameters = item.partition(";")
+        quality[name.strip()] = _quality(parameters)
+    taken = quality.get("gzip", quality.get("x-gzip", quality.get("*", 0.0)))
+    return "gzip" if taken > 0 and taken >= quality.get("identity", 0.0) else None
+
+
+def compress(body: bytes) -> bytes:
+    """A whole body as gzip."""
+    packer = Compressor()
+    return packer.add(body) + packer.end()
+
+
+class Compressor:
+    """A body in pieces as one gzip stream; bytes come out when enough has gone in."""
+
+    def __init__(self) -> None:
+        self._packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
+
+    def add(self, piece: bytes) -> bytes:
+        """What can be sent after this piece, which may be nothing."""
+        return self._packer.compress(piece)
+
+    def end(self) -> bytes:
+        """The rest."""
+        return self._packer.flush()
+
+
+def _quality(parameters: str) -> float:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0

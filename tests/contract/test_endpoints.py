@@ -1,0 +1,376 @@
+"""Endpoints over HTTP on the real engine: statuses, headers, formats, streams, who leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from query.http.pipes import QueryServices, pipes_route
+from query.serving import Serving
+from shared.auth.tokens import PIPES_READ, AdminTokenStore, Grant, GrantLimits, Scope
+from shared.clickhouse.contract import Limits, Statement
+from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clock import Deadline, SystemClock
+from shared.errors import AuthenticationError
+from shared.model.resources import Column, Datasource, Node, Pipe
+from shared.model.workspace import Workspace
+from shared.observe.metrics import Metrics
+from shared.supervise import Service
+from shared.web.app import create_app
+from shared.web.server import listen, serve_http
+
+ADMIN = "p.admin-token-of-tests"
+LIMITS = Limits(max_time_s=5.0, max_result_bytes=40_000_000)
+MEGABYTE = 1 << 20
+
+
+class Tokens(AdminTokenStore):
+    """The administrator, and tokens that may do less."""
+
+    def __init__(self) -> None:
+        super().__init__(ADMIN)
+        self.grants: dict[bytes, Grant] = {}
+
+    def grant(self, token: bytes) -> Grant:
+        try:
+            return super().grant(token)
+        except AuthenticationError:
+            if token not in self.grants:
+                raise
+            return self.grants[token]
+
+
+class Rig:
+    """A server with endpoints given as SQL; EV in it stands for a table of its own."""
+
+    def __init__(self, engine: EmbeddedClickHouse, table: str) -> None:
+        self.engine = engine
+        self.table = table
+        self.tokens = Tokens()
+        self.metrics = Metrics()
+        self.serving = Serving(engine.parse)
+        self.pipes: dict[str, Pipe] = {}
+        self.port = 0
+        self.client = httpx.AsyncClient()
+
+    def endpoint(self, name: str, sql: str, *, kind: Any = "endpoint") -> None:
+        node = Node(
+            name="answer",
+            sql=sql.replace("EV", self.table),
+            is_template="{" in sql,
+            kind=kind,
+        )
+        self.pipes[name] = Pipe(name=name, nodes=(node,), description=f"All of {name}.")
+        columns = (Column(name="n", type="UInt32"), Column(name="s", type="String"))
+        datasource = Datasource(name=self.table, columns=columns)
+        workspace = Workspace(datasources={self.table: datasource}, pipes=dict(self.pipes))
+        self.serving.replace(workspace, {})
+
+    def allow(self, token: str, *pipes: str, **limits: Any) -> None:
+        self.tokens.grants[token.encode()] = Grant(
+            name=token,
+            scopes=tuple(Scope(type=PIPES_READ, resource=pipe) for pipe in pipes),
+            limits=GrantLimits(**limits),
+        )
+
+    async def start(self, service: Service, **changed: Any) -> None:
+        given: dict[str, Any] = {"limits": LIMITS, **changed}
+        services = QueryServices(
+            tokens=self.tokens,
+            serving=self.serving,
+            clickhouse=self.engine,
+            metrics=self.metrics,
+            **given,
+        )
+        listener = listen("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        await serve_http(service, create_app([pipes_route(services)]), listener)
+        self.client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {ADMIN}", "Accept-Encoding": "identity"},
+        )
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        return await self.client.get(f"/v0/pipes{path}", **options)
+
+    async def running(self, text: str) -> bool:
+        sql = "SELECT count() FROM system.processes WHERE query LIKE {like:String}"
+        sql += " AND query NOT LIKE '%system.processes%'"
+        statement = Statement(sql=sql, parameters={"like": f"%{text}%"}, format="TSV")
+        return (await self.engine.fetch(statement)).body != b"0\n"
+
+
+async def until(check: Any, *, timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not await check():  # noqa: ASYNC110 - the engine's lists tell nobody when they change
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def rig(engine: EmbeddedClickHouse) -> AsyncIterator[Rig]:
+    table = "ev" + uuid.uuid4().hex[:8]
+    create = f"CREATE TABLE {table} (n UInt32, s String) ENGINE = MergeTree ORDER BY n"
+    await engine.execute(Statement(sql=create))
+    fill = f"INSERT INTO {table} SELECT number, toString(number) FROM numbers(10)"
+    await engine.execute(Statement(sql=fill))
+    rig, service = Rig(engine, table), Service()
+    await rig.start(service)
+    yield rig
+    await rig.client.aclose()
+    await service.close(Deadline(SystemClock(), 5.0))
+    await engine.execute(Statement(sql=f"DROP TABLE {table}"))
+
+
+# Parameters and formats ---------------------------------------------------------------------------
+
+
+async def test_parameters_come_from_query_string_form_and_json(rig: Rig) -> None:
+    rig.endpoint("some", "SELECT n FROM EV WHERE n IN {{Array(ns, 'UInt32')}} ORDER BY n")
+
+    def found(response: httpx.Response) -> list[int]:
+        assert response.status_code == 200, response.text
+        return [row["n"] for row in response.json()["data"]]
+
+    url = "/v0/pipes/some.json"
+    assert found(await rig.client.get(url + "?ns=1,2")) == [1, 2]
+    assert found(await rig.client.get(url + "?ns=1&ns=2")) == [1, 2]
+    assert found(await rig.client.post(url, data={"ns": ["3", "4"]})) == [3, 4]
+    assert found(await rig.client.post(url, json={"ns": "5,6"})) == [5, 6]
+    assert found(await rig.client.post(url + "?ns=1", json={"ns": [7]})) == [7]
+
+
+@pytest.mark.parametrize(
+    ("ending", "media_type", "start"),
+    [
+        ("json", "application/json; charset=utf-8", '{\n\t"meta"'),
+        ("csv", "text/csv; charset=utf-8", '"name","value"\n"up",1\n'),
+        ("csvwithnames", "text/csv; charset=utf-8", '"name","value"\n"up",1\n'),
+        ("ndjson", "application/x-ndjson; charset=utf-8", '{"name":"up","value":1}\n'),
+        ("parquet", "application/vnd.apache.parquet", "PAR1"),
+        ("prometheus", "text/plain; version=0.0.4; charset=utf-8", "up 1\n"),
+    ],
+)
+async def test_the_ending_of_the_url_chooses_the_format(
+    rig: Rig, ending: str, media_type: str, start: str
+) -> None:
+    rig.endpoint("up", "SELECT 'up' AS name, toFloat64(1) AS value")
+    for _ in range(2):  # streamed at first, fetched whole afterwards
+        response = await rig.get(f"/up.{ending}")
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == media_type
+        assert response.content.decode("latin-1").startswith(start)
+        statistics = json.loads(response.headers["x-db-statistics"])
+        assert statistics.keys() == {"elapsed", "rows_read", "bytes_read"}
+
+
+async def test_output_settings_shape_the_answer(rig: Rig) -> None:
+    rig.endpoint("big", "SELECT toUInt64(7) AS n")
+    name = "output_format_json_quote_64bit_integers"
+    assert (await rig.get("/big.json")).json()["data"] == [{"n": 7}]
+    assert (await rig.get(f"/big.json?{name}=1")).json()["data"] == [{"n": "7"}]
+    assert (await rig.get("/big.json")).json()["data"] == [{"n": 7}]
+    refused = await rig.get(f"/big.json?{name}=maybe")
+    assert (refused.status_code, refused.json()["code"]) == (400, "parameter_error")
+    assert "expected 0 or 1" in refused.json()["error"]
+
+
+async def test_q_is_sql_over_the_result_and_over_nothing_else(rig: Rig) -> None:
+    rig.endpoint("some", "SELECT n FROM EV WHERE n < {{UInt32(below, 5)}}")
+    counted = await rig.get("/some.json", params={"q": "SELECT count() AS c FROM _", "below": "3"})
+    assert counted.json()["data"] == [{"c": 3}]
+    for sql, status in [
+        (f"SELECT * FROM {rig.table}", 403),
+        ("SELECT * FROM system.tables", 403),
+        ("SELECT file('/etc/passwd') FROM _", 400),
+        ("SELECT 1 FROM _ FORMAT CSV", 400),
+        ("INSERT INTO x SELECT 1", 400),
+        ("SELECT {p1:UInt32} FROM _", 400),
+        ("SELEC", 400),
+        (" ", 400),
+    ]:
+        refused = await rig.get("/some.json", params={"q": sql})
+        assert refused.status_code == status, (sql, refused.text)
+        assert refused.json()["error"]
+
+
+# HTTP ---------------------------------------------------------------------------------------------
+
+
+async def test_large_answers_are_compressed_for_those_who_take_it(rig: Rig) -> None:
+    rig.endpoint("rows", "SELECT number FROM numbers({{UInt32(rows, 1000)}})")
+    for rows in (1000, 1000, 400_000):  # streamed, whole, and too large to be whole
+        plain = await rig.get(f"/rows.ndjson?rows={rows}")
+        packed = await rig.get(f"/rows.ndjson?rows={rows}", headers={"Accept-Encoding": "gzip, br"})
+        assert "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip"
+        assert plain.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
+        assert packed.content == plain.content
+        assert packed.num_bytes_downloaded < len(plain.content) / 2
+    tiny = await rig.get("/rows.ndjson?rows=1", headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in tiny.headers
+
+
+async def test_head_has_the_headers_and_no_body(rig: Rig) -> None:
+    rig.endpoint("one", "SELECT 1 AS n")
+    expected = await rig.get("/one.csv")
+    head = await rig.client.head("/v0/pipes/one.csv")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(expected.content))
+
+
+async def test_options_says_what_is_possible_and_other_methods_are_refused(rig: Rig) -> None:
+    options = await rig.client.options("/v0/pipes/one.json")
+    assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
+    refused = await rig.client.delete("/v0/pipes/one.json")
+    assert (refused.status_code, refused.json()["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status", "code"),
+    [
+        ("/one.json", "none", 403, "bad_token"),
+        ("/one.json", "p.nobody-knows-this", 403, "bad_token"),
+        ("/one.json", "other", 403, "missing_scope"),
+        ("/nothing.json", "other", 403, "missing_scope"),
+        ("/nothing.json", ADMIN, 404, "not_found"),
+        ("/plain.json", ADMIN, 404, "not_found"),
+        ("/one.xml", ADMIN, 404, "not_found"),
+        ("/needs.json", ADMIN, 400, "parameter_error"),
+        ("/broken.json", ADMIN, 400, "query_error"),
+        ("/slow.json", ADMIN, 408, "query_timeout"),
+        ("/slow.json", "hasty", 408, "query_timeout"),
+        ("/hungry.json", "modest", 413, "too_large"),
+        ("/large.json", "modest", 413, "too_large"),
+    ],
+)
+async def test_what_a_caller_can_do_wrong_has_a_status_and_a_code(
+    rig: Rig, path: str, token: str, status: int, code: str
+) -> None:
+    rig.endpoint("one", "SELECT 1 AS n")
+    rig.endpoint("plain", "SELECT 1 AS n", kind="standard")
+    rig.endpoint("needs", "SELECT {{Int32(a)}} + {{Int32(b)}} AS n")
+    rig.endpoint("broken", "SELECT nothing FROM EV")
+    rig.endpoint(
+        "slow", "SELECT count() AS c FROM numbers(100000000000) WHERE cityHash64(number) = 1"
+    )
+    rig.endpoint("hungry", "SELECT length(groupArray(number)) AS c FROM numbers(50000000)")
+    rig.endpoint("large", "SELECT number FROM numbers(100000)")
+    rig.allow("other", "else")
+    rig.allow("hasty", "slow", timeout_s=0.2)
+    rig.allow("modest", "hungry", "large", max_memory_bytes=50_000_000, max_result_bytes=100_000)
+    if (path, token) == ("/slow.json", ADMIN):
+        rig.allow("hasty-too", "slow", timeout_s=0.3)
+        token = "hasty-too"
+    for _ in range(2):
+        response = await rig.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert (response.status_code, response.json()["code"]) == (status, code), response.text
+        assert response.headers["x-request-id"]
+
+
+# Streams ------------------------------------------------------------------------------------------
+
+
+async def test_a_large_answer_is_streamed_whole(rig: Rig) -> None:
+    rig.endpoint("rows", "SELECT number FROM numbers(2000000)")
+    response = await rig.get("/rows.ndjson")
+    assert response.headers["transfer-encoding"] == "chunked"
+    assert len(response.content) > 10 * MEGABYTE
+    assert response.content.endswith(b'{"number":1999999}\n')
+
+
+async def test_an_error_in_the_middle_breaks_the_answer_visibly(rig: Rig) -> None:
+    rig.endpoint("late", "SELECT throwIf(number = 1900000) AS n FROM numbers(2000000)")
+    with pytest.raises(httpx.RemoteProtocolError):
+        await rig.get("/late.ndjson")
+    # An answer over the limit is broken off as well, once it has begun.
+    rig.endpoint("endless", "SELECT number FROM numbers(1000000000)")
+    with pytest.raises(httpx.RemoteProtocolError):
+        await rig.get("/endless.ndjson")
+
+
+async def test_an_error_before_the_first_megabyte_has_its_own_status(rig: Rig) -> None:
+    rig.endpoint("early", "SELECT throwIf(number = 60000) AS n FROM numbers(2000000)")
+    response = await rig.get("/early.ndjson")
+    assert (response.status_code, response.json()["code"]) == (400, "query_error")
+
+
+async def test_a_small_answer_after_large_ones_and_the_other_way_round(rig: Rig) -> None:
+    rig.endpoint("rows", "SELECT number FROM numbers({{UInt32(rows)}})")
+    for rows in (3, 3, 300_000, 3, 300_000, 300_000, 3):
+        response = await rig.get(f"/rows.csv?rows={rows}")
+        assert response.text.count("\n") == rows + 1
+
+
+# Callers that leave -------------------------------------------------------------------------------
+
+
+async def test_the_statement_of_a_caller_who_leaves_is_ended(rig: Rig) -> None:
+    rig.endpoint(
+        "slow", "SELECT count() AS left_alone FROM numbers(100000000000) WHERE number % 7 = 9"
+    )
+
+    async def is_running() -> bool:
+        return await rig.running("left_alone")
+
+    async def is_gone() -> bool:
+        return not await is_running()
+
+    asking = asyncio.ensure_future(rig.get("/slow.json"))
+    await until(is_running)
+    asking.cancel()
+    await until(is_gone, timeout_s=3.0)
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_ended(rig: Rig) -> None:
+    rig.endpoint("rows", "SELECT number AS unread FROM numbers(1000000000)")
+
+    async def is_gone() -> bool:
+        return not await rig.running("unread")
+
+    async with rig.client.stream("GET", "/v0/pipes/rows.ndjson") as response:
+        async for _ in response.aiter_bytes():
+            assert await rig.running("unread")
+            break
+    await until(is_gone, timeout_s=3.0)
+
+
+# The list -----------------------------------------------------------------------------------------
+
+
+async def test_the_list_shows_what_the_token_can_read(rig: Rig) -> None:
+    rig.endpoint("one", "SELECT {{Int32(a, 3, description='How many')}} AS n")
+    rig.endpoint("two", "SELECT 2 AS n")
+    rig.endpoint("inner", "SELECT 3 AS n", kind="standard")
+    rig.allow("reader", "one")
+    bearer = {"Authorization": "Bearer reader"}
+
+    every = (await rig.get("")).json()["pipes"]
+    assert [(p["name"], p["type"]) for p in every] == [
+        ("inner", "default"),
+        ("one", "endpoint"),
+        ("two", "endpoint"),
+    ]
+    (seen,) = (await rig.get("/", headers=bearer)).json()["pipes"]
+    assert (seen["name"], seen["url"]) == ("one", "/v0/pipes/one.json")
+    (node,) = seen["nodes"]
+    assert "sql" not in node
+    assert node["params"] == [
+        {
+            "name": "a",
+            "type": "Int32",
+            "default": 3,
+            "required": False,
+            "description": "How many",
+        }
+    ]
+    by_id = (await rig.get(f"/{seen['id']}", headers=bearer)).json()
+    assert by_id == (await rig.get("/one", headers=bearer)).json() == seen
+    assert (await rig.get("/two", headers=bearer)).status_code == 403
+    assert (await rig.get("/missing")).status_code == 404
+    assert "SELECT 2" in (await rig.get("/two")).json()["nodes"][0]["sql"]
