@@ -1,0 +1,1 @@
+"""A Kafka broker on this machine without containers, for development and tests."""
