@@ -98,9 +98,10 @@ class StoredTokens:
             NotFoundError: There is none.
         """
         found = self._by_name.get(ref)
+        if found is None and ref in ("admin", self.admin.id, self.admin.name):
+            found = self.admin
         if found is None:
-            known = (self.admin, *self._by_name.values())
-            found = next((r for r in known if ref in (r.id, r.name)), None)
+            found = next((r for r in self._by_name.values() if r.id == ref), None)
         if found is None:
             hint = did_you_mean(ref, self._by_name)
             raise NotFoundError(f"Token '{ref}' not found.", hint=hint)
