@@ -8,6 +8,7 @@ shown: the caller could not change it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -70,7 +71,7 @@ def openapi(
 def _path(endpoint: Endpoint) -> Schema:
     formats = endpoint_formats(endpoint)
     answer: Schema = {
-        "summary": endpoint.description.strip().partition("\n")[0] or endpoint.name,
+        "summary": _first_sentence(endpoint.description) or endpoint.name,
         "description": endpoint.description,
         "tags": list(endpoint.tags) or ["endpoints"],
         "responses": {"200": _answer(endpoint, formats), **_errors(endpoint)},
@@ -94,6 +95,11 @@ def _path(endpoint: Endpoint) -> Schema:
         },
         "post": {"operationId": f"{endpoint.name}-post", **answer, **body},
     }
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence without its stop; the lines of a file are not those of a reader."""
+    return re.split(r"[.!?](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
 
 
 def _parameter(parameter: Parameter) -> Schema:

@@ -36,6 +36,7 @@ _MEDIA_TYPES = {
     "index.html": "text/html",
     "docs.js": "text/javascript",
     "docs.css": "text/css",
+    "icon.svg": "image/svg+xml",
 }
 _PAGE_HEADERS = {
     "Content-Security-Policy": (

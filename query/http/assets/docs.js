@@ -136,18 +136,16 @@ function showSelected() {
 
 function endpointPage(endpoint) {
   const { operation } = endpoint;
-  const [first, ...rest] = (operation.description || "").trim().split("\n");
   return [
     element("h1", {}, endpoint.name),
     element("p", { class: "path" },
       element("span", { class: "method" }, "GET"), " ",
       element("code", {}, endpoint.path)),
-    element("p", { class: "lead" }, first || operation.summary),
-    rest.length ? element("p", { class: "prose" }, rest.join("\n").trim()) : null,
+    element("p", { class: "lead" }, operation.description.replace(/\s+/g, " ").trim()),
     element("h2", {}, "Try it"),
     tryForm(endpoint),
     ...columnsSection(operation),
-  ].filter(Boolean);
+  ];
 }
 
 function tryForm(endpoint) {
@@ -234,11 +232,11 @@ function columnsSection(operation) {
   ];
 }
 
-function table(heads, rows, label) {
+function table(heads, rows, label, isNumber = () => false) {
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
     element("table", {},
-      element("thead", {}, element("tr", {},
-        heads.map((head) => element("th", { scope: "col" }, head)))),
+      element("thead", {}, element("tr", {}, heads.map((head, at) =>
+        element("th", { scope: "col", class: isNumber(at) ? "number" : null }, head)))),
       element("tbody", {}, rows)));
 }
 
@@ -333,13 +331,13 @@ function problemView(parsed, text) {
 function rowsView(parsed) {
   const shown = parsed.data.slice(0, MAX_SHOWN_ROWS);
   if (!shown.length) return element("p", { class: "hint" }, "No rows.");
-  const rows = shown.map((row) => element("tr", {},
-    parsed.meta.map(({ name, type }) => element("td",
-      { class: /Int|Float|Decimal/.test(type) ? "number" : null }, cellText(row[name])))));
+  const numeric = parsed.meta.map(({ type }) => /^(Nullable\()?(U?Int|Float|Decimal)/.test(type));
+  const rows = shown.map((row) => element("tr", {}, parsed.meta.map(({ name }, at) =>
+    element("td", { class: numeric[at] ? "number" : null }, cellText(row[name])))));
   const heads = parsed.meta.map((column) => column.name);
   const more = parsed.data.length - shown.length;
   return element("div", {},
-    table(heads, rows, "Rows of the answer"),
+    table(heads, rows, "Rows of the answer", (at) => numeric[at]),
     element("p", { class: "hint" }, `${parsed.data.length} rows`
       + (more ? `, the first ${shown.length} are shown` : "")));
 }
