@@ -7,8 +7,8 @@ declared in ``Capabilities``; nobody asks which class it is talking to. One cont
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -45,13 +45,18 @@ class Statement(Struct, frozen=True, kw_only=True):
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a statement cost."""
+    """What a statement cost.
+
+    ``boot_id`` is that of the engine which answered an insert; empty for other statements. Where it
+    differs from the one at an earlier attempt, the engine was restarted between them.
+    """
 
     elapsed_s: float = 0.0
     read_rows: int = 0
     read_bytes: int = 0
     result_rows: int = 0
     result_bytes: int = 0
+    boot_id: str = ""
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -120,6 +125,19 @@ class RowBlock(Protocol):
         ...
 
 
+@runtime_checkable
+class ColumnBlock(RowBlock, Protocol):
+    """A block that can be asked for its rows by column too; see ``Capabilities.takes_columns``."""
+
+    def columns(self) -> Sequence[Sequence[Any]]:
+        """The values by column, in the order of ``Insert.columns``, not to be written to.
+
+        Values are those that the JSON of ``json_lines`` has: text for dates, decimals and UUIDs,
+        names for enums, lists, dicts. ``msgspec.UNSET`` stands for a missing key.
+        """
+        ...
+
+
 class Insert(Struct, frozen=True, kw_only=True):
     """One block for one table under one deduplication token.
 
@@ -129,6 +147,9 @@ class Insert(Struct, frozen=True, kw_only=True):
 
     ``defaults`` (name → SQL expression) are taken, row by row, where the key of a column is missing
     or, for a column that is not Nullable, null.
+
+    The engine's own id of each attempt is ``query_id``, a colon and something that no other attempt
+    has, so that ``running`` and ``kill`` find every attempt by ``query_id + ":"``.
     """
 
     database: str
@@ -147,13 +168,15 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
     ``shares_process``: it lives and dies with this process. ``repairs_orphans``: deduplication
     entries without a part are removed before it opens, so inserts need no verification later.
-    ``can_cancel``: a running statement can be ended.
+    ``can_cancel``: a running statement can be ended. ``takes_columns``: a ``ColumnBlock`` is stored
+    without its lines ever being made.
     """
 
     name: str
     shares_process: bool
     repairs_orphans: bool
     can_cancel: bool
+    takes_columns: bool = False
 
 
 @runtime_checkable
@@ -172,7 +195,7 @@ class ClickHouse(Protocol):
 
     @property
     def boot_id(self) -> str:
-        """Changes whenever the engine was restarted."""
+        """Changes whenever the engine was restarted: as far as is known, see ``Summary.boot_id``."""
         ...
 
     async def insert(self, insert: Insert) -> Summary:
@@ -208,6 +231,22 @@ class ClickHouse(Protocol):
 
     async def stream(self, statement: Statement) -> Stream:
         """Run a query and return its answer as it arrives; errors as in ``fetch``."""
+        ...
+
+    async def running(self, query_id_prefix: str) -> tuple[str, ...]:
+        """The ids of the inserts and other statements that begin so and run, on every host.
+
+        Raises:
+            ClickHouseUnavailableError: A host does not answer, so nothing is known of it.
+        """
+        ...
+
+    async def kill(self, query_id_prefix: str) -> None:
+        """End what begins so; return when nothing of it runs any more, however long that takes.
+
+        Raises:
+            ClickHouseUnavailableError: As in ``running``.
+        """
         ...
 
     async def ping(self) -> None:

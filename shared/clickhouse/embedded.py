@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from shared.clickhouse.allowlist import Analysis
 from shared.clickhouse.contract import (
     Capabilities,
@@ -53,6 +55,7 @@ T = TypeVar("T")
 
 # How long after its own time limit a statement is ended from outside.
 _GRACE_S = 0.5
+_KILL_PAUSE_S = 0.1
 
 
 class EmbeddedClickHouse:
@@ -64,6 +67,7 @@ class EmbeddedClickHouse:
         self._lanes = lanes
         self._boot_id = uuid.uuid4().hex
         self._running: set[Call] = set()
+        self._inserting: set[str] = set()
         self._closed = False
         self._parser = Parser(self.fetch)
 
@@ -93,11 +97,31 @@ class EmbeddedClickHouse:
         if insert.block.row_count == 0:
             return Summary()
         call = Call()
-        future = self._lanes.inserts.submit(call, lambda session: _insert(session, call, insert))
+        query_id = f"{insert.query_id}:{call.marker}" if insert.query_id else call.marker
+        future = self._lanes.inserts.submit(call, lambda s: _insert(s, query_id, insert))
+        self._inserting.add(query_id)
+        future.add_done_callback(lambda _: self._inserting.discard(query_id))
         try:
-            return await asyncio.wrap_future(future)
+            return replace(await asyncio.wrap_future(future), boot_id=self._boot_id)
         except EngineError as error:
             raise insert_error(str(error)) from None
+
+    async def running(self, query_id_prefix: str) -> tuple[str, ...]:
+        """See ``ClickHouse``. What waits for its turn counts too; nobody else uses the engine."""
+        return tuple(i for i in tuple(self._inserting) if i.startswith(query_id_prefix))
+
+    async def kill(self, query_id_prefix: str) -> None:
+        """See ``ClickHouse``."""
+        # Repeated: a statement may not have reached the engine yet, or wait for its turn.
+        while await self.running(query_id_prefix):
+            await self.execute(
+                Statement(
+                    sql="KILL QUERY WHERE startsWith(Settings['log_comment'], {prefix:String})"
+                    " ASYNC",
+                    parameters={"prefix": query_id_prefix},
+                )
+            )
+            await asyncio.sleep(_KILL_PAUSE_S)
 
     async def execute(self, statement: Statement) -> None:
         """See ``ClickHouse``."""
@@ -208,8 +232,7 @@ class EmbeddedClickHouse:
             self._lanes.control.submit(Call(), lambda session: kill(session, call))
 
 
-def _insert(session: Session, call: Call, insert: Insert) -> Summary:
-    comment = insert.query_id or call.marker
+def _insert(session: Session, comment: str, insert: Insert) -> Summary:
     runs = insert.identity.runs if insert.identity is not None else ()
     with row_file(insert.block.json_lines()) as rows_path:
         if len(runs) > 1:

@@ -556,6 +556,37 @@ async def test_an_insert_that_takes_too_long_can_be_retried(
     assert caught.value.clickhouse_code == 159
 
 
+async def test_a_running_insert_is_found_by_its_id_and_can_be_ended(
+    clickhouse: ClickHouse, database: str
+) -> None:
+    await create_table(clickhouse, database)
+    await run(
+        clickhouse,
+        f"CREATE TABLE {database}.v (a UInt64) ENGINE = Null",
+        f"CREATE MATERIALIZED VIEW {database}.mv TO {database}.v AS"
+        f" SELECT sum(sipHash64(n.number)) AS a FROM {database}.t CROSS JOIN"
+        " numbers(1000000000000) AS n",
+    )
+    insert = insert_of(database, [{"a": 1}], token="slow", query_id="slow:1-2")
+    inserting = asyncio.create_task(clickhouse.insert(insert))
+    async with asyncio.timeout(20):
+        while not await clickhouse.running("slow:1-2:"):
+            await asyncio.sleep(0.01)
+        assert not await clickhouse.running("slow:1-20:")
+        await clickhouse.kill("slow:1-2:")
+        assert await clickhouse.running("slow:1-2:") == ()
+        with pytest.raises((InsertRetriableError, InsertViewError)):
+            await inserting
+
+
+async def test_an_insert_says_which_start_of_the_engine_answered_it(
+    clickhouse: ClickHouse, database: str
+) -> None:
+    await create_table(clickhouse, database)
+    summary = await clickhouse.insert(insert_of(database, [{"a": 1}]))
+    assert summary.boot_id == clickhouse.boot_id != ""
+
+
 # --- the engine itself --------------------------------------------------------------------------
 
 
