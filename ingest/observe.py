@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ingest.chunk import Partition
+from ingest.ledger import LedgerEntry
 from shared.observe.metrics import Metrics
 
 
@@ -36,9 +37,17 @@ class PipelineObserver(Protocol):
         """So many partitions wait for an operator."""
         ...
 
+    def recorded(self, entry: LedgerEntry) -> None:
+        """Something happened that the ledger should know."""
+        ...
+
 
 def nothing(partition: Partition, action: str, moment: str) -> None:
     """The step listener that does nothing."""
+
+
+def unrecorded(entry: LedgerEntry) -> None:
+    """The listener for ledger entries that keeps none."""
 
 
 class MetricsObserver:
@@ -48,6 +57,7 @@ class MetricsObserver:
         metrics: Where to count.
         datasource: The label.
         on_step: Told of every step before it is done and after; tests stop the process there.
+        on_entry: Takes entries for the ledger.
     """
 
     def __init__(
@@ -55,8 +65,10 @@ class MetricsObserver:
         metrics: Metrics,
         datasource: str,
         on_step: Callable[[Partition, str, str], None] = nothing,
+        on_entry: Callable[[LedgerEntry], None] = unrecorded,
     ) -> None:
         self.step = on_step
+        self.recorded = on_entry
         self._rows = metrics.rows_stored.labels(datasource)
         self._batches = metrics.batches.labels(datasource)
         self._seconds = metrics.flush_seconds.labels(datasource)

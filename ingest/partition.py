@@ -16,6 +16,7 @@ from ingest.batch import Batch, BatchLimits, InsertBudget, make_batch
 from ingest.chunk import Chunk, Decoded, Partition, Rejection
 from ingest.intake import Intake
 from ingest.landing import REFUSED_MESSAGE, Landing, refusals, without
+from ingest.ledger import LedgerEntry, absent_runs
 from ingest.messages import Action, Event, Fault, Phase, State
 from ingest.observe import PipelineObserver
 from ingest.progress import Progress
@@ -100,6 +101,7 @@ class PartitionDelivery:
         self._waiting: Batch | None = None
         self._reasons: dict[int, str] = {}
         self._view_failed = False
+        self._entry: LedgerEntry | None = None
         self.held = ""
 
     @property
@@ -177,6 +179,7 @@ class PartitionDelivery:
             case messages.Hold():
                 self.held = action.reason
                 self._needs.on_held()
+                self._record_alarm(action.reason)
                 self._alarm("partition_held", reason=action.reason)
             case messages.Drop():
                 await asyncio.sleep(1.0)
@@ -347,7 +350,48 @@ class PartitionDelivery:
             now_s=self._clock.now_ms() // 1000,
         )
         self._needs.observer.quarantined(len(rejections))
+        self._entry = self._ledger_entry(action, len(rejections))
         return messages.Quarantined()
+
+    def _ledger_entry(self, action: messages.Quarantine, quarantined: int) -> LedgerEntry:
+        """What the ledger will know of the range under way, once it is closed."""
+        intent, batch = self._state.intent, self._current
+        assert intent is not None and batch is not None
+        return LedgerEntry(
+            kind="batch",
+            datasource=self._state.name,
+            topic=self._partition.topic,
+            partition=self._partition.number,
+            stream=self._state.stream,
+            walk=self._state.walk,
+            first=action.first,
+            next=action.next,
+            token=action.token,
+            rows=batch.row_count,
+            quarantined=quarantined,
+            absent=absent_runs(action.first, action.next, batch.runs),
+            excluded=action.excluded,
+            boot=intent.boot,
+            schema=intent.schema,
+            at_ms=self._clock.now_ms(),
+        )
+
+    def _record_alarm(self, reason: str) -> None:
+        intent = self._state.intent
+        self._needs.observer.recorded(
+            LedgerEntry(
+                kind="alarm",
+                datasource=self._state.name,
+                topic=self._partition.topic,
+                partition=self._partition.number,
+                stream=self._state.stream,
+                walk=self._state.walk,
+                first=self._state.position,
+                next=self._state.position if intent is None else intent.next,
+                note=reason,
+                at_ms=self._clock.now_ms(),
+            )
+        )
 
     async def _complement(self, action: messages.Quarantine) -> list[Rejection]:
         """Everything of the range that is not, or was not, stored, with the reason."""
@@ -369,6 +413,9 @@ class PartitionDelivery:
     def _close(self, action: messages.Close) -> None:
         self._current, self._waiting = self._waiting, None
         self._reasons.clear()
+        if self._entry is not None:
+            self._needs.observer.recorded(self._entry)
+            self._entry = None
         self._needs.progress.advance(self._state.name, self._partition, action.next)
         self._needs.observer.closed(
             self._partition, lag_rows=self._source.lag(self._partition, action.next)
