@@ -163,6 +163,11 @@ class LocalLog:
 
     # Topics -----------------------------------------------------------------------------------
 
+    @property
+    def topics(self) -> Sequence[Topic]:
+        """All topics, as they are."""
+        return tuple(self._topics.values())
+
     async def create_topic(self, name: str, partitions: int = 1) -> Topic:
         """Create a topic, or return the one of that name as it is."""
         if name not in self._topics:
