@@ -195,7 +195,7 @@ class ClickHouse(Protocol):
 
     @property
     def boot_id(self) -> str:
-        """Changes whenever the engine was restarted: as far as is known, see ``Summary.boot_id``."""
+        """Changes whenever the engine was restarted; the latest seen, see ``Summary.boot_id``."""
         ...
 
     async def insert(self, insert: Insert) -> Summary:
