@@ -160,6 +160,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     query_max_threads: Annotated[
         int, Meta(ge=0, description="Threads of one query; 0 leaves it to the engine.")
     ] = 0
+    cache_max_bytes: Annotated[
+        int,
+        Meta(ge=0, description="Memory for answers of endpoints that ask for caching; 0 is none."),
+    ] = 64 * _MIB
+    cache_all: Annotated[
+        bool,
+        Meta(description="Whether answers are cached of endpoints that do not ask for it, too."),
+    ] = False
+    cors_origins: Annotated[
+        str,
+        Meta(
+            description="Web pages that may call from a browser, https://a.example,…; * is every"
+            " one, an empty list none."
+        ),
+    ] = "*"
     shutdown_timeout_s: Annotated[
         float,
         Meta(

@@ -128,6 +128,18 @@ class Metrics:
             ("pipe",),
             _REQUEST_SECONDS,
         )
+        self.cache_hits = self._counter(
+            "cache_hits_total", "answers", "Endpoint answers taken from the cache.", ()
+        )
+        self.cache_misses = self._counter(
+            "cache_misses_total",
+            "answers",
+            "Endpoint answers that the cache was asked for and did not have.",
+            (),
+        )
+        self.cache_bytes = self._gauge(
+            "cache_bytes", "bytes", "Memory that cached endpoint answers take.", ()
+        )
         self.dropped = self._counter(
             "dropped_total",
             "records",
