@@ -70,6 +70,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             extra={"expected": "a URL that starts with http:// or https://"},
         ),
     ] = "http://127.0.0.1:7181"
+    token: Annotated[
+        str | None,
+        Meta(
+            description="Token that commands send to the server; by default the admin token.",
+            extra=_SECRET,
+        ),
+    ] = None
     data: Annotated[Path, Meta(description="Folder of the embedded engine, log and token.")] = Path(
         ".pipehouse"
     )
