@@ -13,6 +13,9 @@ from shared.auth.tokens import Rate
 from shared.clock import Clock
 from shared.errors import SaturatedError
 
+# Part of a request: a wait that is over must not be followed by another for a rounded time.
+_ROUNDING = 1e-3
+
 
 class RateLimitedError(SaturatedError):
     """The token has been used more often than its limit allows.
@@ -48,9 +51,8 @@ class TokenBucket:
         """Take one request out; returns 0, or the seconds until there will be one."""
         self._level = min(self.capacity, self._level + (now_s - self._at_s) * self.rps)
         self._at_s = now_s
-        # Rounding must not turn a wait that is over into another one.
-        if self._level >= 1.0 - 1e-9:
-            self._level = max(0.0, self._level - 1.0)
+        if self._level >= 1.0 - _ROUNDING:
+            self._level -= 1.0
             return 0.0
         return (1.0 - self._level) / self.rps
 
@@ -58,7 +60,7 @@ class TokenBucket:
         """How it stands since the last ``take``."""
         return Rate(
             limit=math.floor(self.capacity),
-            remaining=math.floor(self._level),
+            remaining=max(0, math.floor(self._level)),
             reset_s=math.ceil((self.capacity - self._level) / self.rps - 1e-9),
         )
 
