@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from deploy.ddl import ViewDefinition
 from query.columns import OutputColumn, output_columns
-from query.plan import Planned, Planner
+from query.plan import Planner
+from query.planned import Planned
 from shared.clickhouse.contract import ClickHouse
 from shared.datafile.diagnostics import Diagnostic
 from shared.errors import AppError, NotFoundError, ParameterError, QueryError, TemplateError

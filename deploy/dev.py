@@ -88,7 +88,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     service.on_close("log", awaiting(local_log.close))
 
     metrics, progress = Metrics(), Progress()
-    serving = Serving(clickhouse.parse)
+    serving = Serving(clickhouse.parse, clickhouse.database)
     worker = _worker(settings, options, clickhouse, local_log, metrics, progress, clock)
     service.on_close("pipelines", worker.close)
     state = await read_state(clickhouse)

@@ -45,7 +45,7 @@ async def throwaway(
             project = load_project(folders, environ)
             if not keep_ttl:
                 project = _without_ttl(project)
-            serving = Serving(clickhouse.parse)
+            serving = Serving(clickhouse.parse, clickhouse.database)
             releaser = Releaser(clickhouse, serving, None, SystemClock())
             released = await releaser.release(project)
             yield Throwaway(clickhouse=clickhouse, serving=serving, released=released)

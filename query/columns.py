@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from query.plan import Planned
+from query.planned import Planned
 from shared.clickhouse.contract import ClickHouse, Statement
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from query.plan import Parse, Planned, attach
+from query.access import check_capture
+from query.plan import Parse
+from query.planned import Planned
+from query.with_clause import attach
 from shared.clickhouse.allowlist import check_select
 from shared.errors import QueryError
 
@@ -31,4 +34,9 @@ async def over_result(parse: Parse, planned: Planned, sql: str) -> Planned:
     if analysis.parameters:
         raise QueryError("'q' cannot have query parameters.")
     check_select(analysis, tables={RESULT})
-    return replace(planned, sql=attach({RESULT: planned.sql}, sql))
+    check_capture(analysis, planned.names)
+    return replace(
+        planned,
+        sql=attach({RESULT: planned.sql}, sql),
+        is_volatile=planned.is_volatile or analysis.is_volatile,
+    )

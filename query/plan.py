@@ -4,55 +4,57 @@ Only what the answering node reads, directly or through other nodes, is rendered
 looked up in this order: nodes of the same pipe, other pipes, data sources and their quarantine
 tables. A pipe that is read becomes one CTE with its own nodes inside, so that node names of
 different pipes never meet. The SQL of a node is never rewritten, only put behind a WITH.
+
+What the token may see goes along: its row filters hold for every table that the statement reads,
+within pipes too; in free SQL every name must be granted as well.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping
 
 from msgspec import Struct, field
 
+from query.access import (
+    FILTER_SETTING,
+    Readable,
+    check_capture,
+    require_readable,
+    resources,
+    row_filters,
+)
+from query.planned import Growth, Planned, Request, all_of
 from query.template.compile import Template, compile_template
 from query.template.render import Rendered, render
+from query.with_clause import attach
+from shared.auth.tokens import Grant
 from shared.clickhouse.allowlist import Analysis, check_select
-from shared.clickhouse.sql import ParameterValue, quote_identifier
+from shared.clickhouse.sql import ParameterValue, quote_table
 from shared.errors import NotFoundError, ParameterError, QueryError, UserError
 from shared.model.resources import Node, Pipe
 from shared.model.workspace import Workspace, did_you_mean
 
-QUARANTINE_SUFFIX = "_quarantine"
 MAX_DEPTH = 32
+RESULT = "_"
 
 Parse = Callable[[str], Awaitable[Analysis]]
 
-_LEADING_SPACE = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
-_WITH = re.compile(r"WITH\b(?!\s+RECURSIVE\b)", re.IGNORECASE)
-_SELECT = re.compile(r"SELECT\b", re.IGNORECASE)
+_NO_SECRETS: Mapping[str, str] = {}
+_NO_BINDINGS: Mapping[str, ParameterValue] = {}
 
 
-class Planned(Struct, frozen=True, kw_only=True):
-    """One statement, its bindings, and what its templates asked for.
+class _Body(Struct, frozen=True, kw_only=True):
+    """One SELECT with the CTEs that go before it.
 
-    ``tables`` are the data sources and quarantine tables it reads.
+    ``pipe`` is None for free SQL. ``path`` are the nodes that led here, ``hidden`` the names of
+    nodes around it, which the engine would find before a table.
     """
 
-    sql: str
-    bindings: Mapping[str, ParameterValue]
-    tables: frozenset[str] = frozenset()
-    max_threads: int | None = None
-
-
-class _Plan(Struct, kw_only=True):
-    """What grows while one statement is put together; mutable for that reason."""
-
+    pipe: Pipe | None
     arguments: Mapping[str, object]
-    test_mode: bool
-    bindings: dict[str, ParameterValue] = field(default_factory=dict)
-    tables: set[str] = field(default_factory=set)
-    problems: list[ParameterError] = field(default_factory=list)
-    next_binding: int = 1
-    max_threads: int | None = None
+    path: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    ctes: dict[str, str] = field(default_factory=dict)
 
 
 class Planner:
@@ -61,19 +63,24 @@ class Planner:
     Args:
         workspace: What names mean.
         parse: The engine's own parser, which remembers texts it has seen.
+        database: Where the engine has the tables.
+        secrets: What ``tb_secret()`` of the project's templates finds.
     """
 
-    def __init__(self, workspace: Workspace, parse: Parse) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        parse: Parse,
+        *,
+        database: str = "",
+        secrets: Mapping[str, str] = _NO_SECRETS,
+    ) -> None:
         self.workspace = workspace
-        self._parse = parse
+        self.parse = parse
+        self._database = database
+        self._secrets = secrets
         self._templates: dict[tuple[str, str], Template] = {}
-        self._resources = frozenset(
-            {
-                *workspace.datasources,
-                *workspace.pipes,
-                *(name + QUARANTINE_SUFFIX for name in workspace.datasources),
-            }
-        )
+        self._resources = resources(workspace)
 
     def template(self, pipe: Pipe, node: Node) -> Template:
         """The compiled template of a node.
@@ -93,124 +100,221 @@ class Planner:
         node: Node,
         arguments: Mapping[str, object],
         *,
+        grant: Grant | None = None,
         test_mode: bool = False,
     ) -> Planned:
         """The statement that answers for a node.
+
+        Args:
+            pipe: The pipe of the node.
+            node: Which of its nodes.
+            arguments: Parameters, those that the token fixes included.
+            grant: Whose row filters hold; None for the project itself.
+            test_mode: Put stand-ins where values are missing.
 
         Raises:
             ParameterError: Every missing and bad parameter of all nodes that are needed.
             TemplateError: A template failed otherwise.
             NotFoundError: A node reads something that does not exist.
+            PermissionDeniedError: A node reads what a row filter cannot be put to.
             QueryError: The SQL does not parse, or does what endpoints may not do.
         """
-        plan = _Plan(arguments=arguments, test_mode=test_mode)
-        sql = await self._compose(plan, pipe, node, ())
-        if plan.problems:
-            raise _all_of(plan.problems)
-        return self._planned(plan, sql)
+        request = Request(arguments=arguments, grant=grant, test_mode=test_mode)
+        plan = await self._begin(request)
+        sql = await self._compose(plan, _Body(pipe=pipe, arguments=arguments), node)
+        return plan.finished(sql)
 
-    async def plan_sql(self, sql: str) -> tuple[Planned, str | None]:
-        """Free SQL over data sources and pipes, and the format it names itself.
+    async def plan_sql(
+        self, sql: str, request: Request, *, result_of: tuple[Pipe, Node] | None = None
+    ) -> Planned:
+        """Free SQL over the data sources and pipes that a token may read.
 
-        Errors as in ``plan``.
+        Args:
+            sql: One SELECT without FORMAT; with a leading ``%`` a template.
+            request: Who asks; the arguments also reach the templates of pipes.
+            result_of: What the name ``_`` stands for.
+
+        Raises:
+            NotFoundError: It names something that does not exist.
+            PermissionDeniedError: It reads something that the token may not read.
+            UserError: Otherwise as in ``plan``.
         """
-        plan = _Plan(arguments={}, test_mode=False)
-        ctes: dict[str, str] = {}
-        analysis = await self._checked(sql)
-        await self._resolve(plan, None, None, analysis, ctes, ())
-        return self._planned(plan, attach(ctes, sql)), analysis.format
+        plan = await self._begin(request)
+        body = _Body(pipe=None, arguments=request.arguments)
+        analysis, sql = await self._free_sql(plan, sql)
+        if result_of is not None:
+            await self._attach_result(plan, body, result_of)
+        await self._resolve(plan, body, None, analysis)
+        check_capture(analysis, plan.names if body.ctes else ())
+        return plan.finished(attach(body.ctes, sql))
 
-    def _planned(self, plan: _Plan, sql: str) -> Planned:
-        return Planned(
-            sql=sql,
-            bindings=plan.bindings,
-            tables=frozenset(plan.tables),
-            max_threads=plan.max_threads,
-        )
+    async def _begin(self, request: Request) -> Growth:
+        """A plan with the row filters of the token, which are SQL and must be harmless too."""
+        filters = row_filters(self.workspace, request.grant, self._database)
+        plan = Growth(request=request, filters=filters)
+        for condition in filters.conditions.values():
+            analysis = await self.parse(f"SELECT {condition}")
+            check_select(analysis, tables=self.workspace.datasources)
+            _refuse_parameters(analysis, ())
+            plan.is_volatile = plan.is_volatile or analysis.is_volatile
+            plan.tables.update(table.name for table in analysis.tables)
+        if filters.conditions:
+            plan.settings[FILTER_SETTING] = filters.setting
+        return plan
 
-    async def _compose(self, plan: _Plan, pipe: Pipe, node: Node, path: tuple[str, ...]) -> str:
+    async def _free_sql(self, plan: Growth, sql: str) -> tuple[Analysis, str]:
+        own = _NO_BINDINGS
+        if sql.startswith("%"):
+            template = compile_template(sql[1:].strip())
+            # A caller's own text gets no secret: it could simply select it.
+            rendered = self._rendered(plan, template, plan.request.arguments, _NO_SECRETS)
+            plan.add(rendered)
+            sql, own = rendered.sql, rendered.bindings
+        analysis = await self._checked(plan, sql, own)
+        if analysis.format is not None:
+            raise QueryError(f"FORMAT {analysis.format} must stand at the end.")
+        return analysis, sql
+
+    async def _attach_result(self, plan: Growth, body: _Body, result_of: tuple[Pipe, Node]) -> None:
+        pipe, node = result_of
+        inner = _Body(pipe=pipe, arguments=self._arguments_for(plan, pipe))
+        body.ctes[RESULT] = await self._compose(plan, inner, node)
+
+    def _arguments_for(self, plan: Growth, pipe: Pipe) -> Mapping[str, object]:
+        """The arguments of a pipe in free SQL; what the token fixes wins here as well."""
+        request = plan.request
+        fixed = request.grant.fixed_params(pipe.name) if request.grant is not None else {}
+        return {**request.arguments, **fixed} if fixed else request.arguments
+
+    async def _compose(self, plan: Growth, body: _Body, node: Node) -> str:
         """The self-contained SQL of a node: the nodes and pipes it reads go before it."""
-        ctes: dict[str, str] = {}
-        sql = await self._render(plan, pipe, node, ctes, path)
-        return attach(ctes, sql)
+        sql = await self._render(plan, body, node)
+        return attach(body.ctes, sql)
 
-    async def _render(
-        self, plan: _Plan, pipe: Pipe, node: Node, ctes: dict[str, str], path: tuple[str, ...]
-    ) -> str:
-        step = f"{pipe.name}.{node.name}"
-        if step in path or len(path) > MAX_DEPTH:
-            raise QueryError(f"The nodes read each other: {' -> '.join((*path, step))}.")
-        sql = node.sql
+    async def _render(self, plan: Growth, body: _Body, node: Node) -> str:
+        assert body.pipe is not None
+        step = f"{body.pipe.name}.{node.name}"
+        if step in body.path or len(body.path) > MAX_DEPTH:
+            raise QueryError(f"The nodes read each other: {' -> '.join((*body.path, step))}.")
+        sql, own = node.sql, _NO_BINDINGS
         if node.is_template:
-            rendered = self._render_template(plan, self.template(pipe, node))
-            sql = rendered.sql
-            plan.next_binding = rendered.next_binding
-            plan.bindings.update(rendered.bindings)
-            if rendered.max_threads is not None:
-                plan.max_threads = rendered.max_threads
-        await self._resolve(plan, pipe, node, await self._checked(sql), ctes, (*path, step))
+            rendered = self._rendered_all(plan, self.template(body.pipe, node), body.arguments)
+            plan.add(rendered)
+            sql, own = rendered.sql, rendered.bindings
+        analysis = await self._checked(plan, sql, own)
+        plan.names.update(analysis.ctes)
+        inner = _Body(
+            pipe=body.pipe,
+            arguments=body.arguments,
+            path=(*body.path, step),
+            hidden=body.hidden,
+            ctes=body.ctes,
+        )
+        await self._resolve(plan, inner, node, analysis)
         return sql
 
-    def _render_template(self, plan: _Plan, template: Template) -> Rendered:
+    def _rendered(
+        self,
+        plan: Growth,
+        template: Template,
+        arguments: Mapping[str, object],
+        secrets: Mapping[str, str],
+        *,
+        test_mode: bool = False,
+    ) -> Rendered:
+        grant = plan.request.grant
+        return render(
+            template,
+            arguments,
+            resources=self._resources,
+            readable=None if grant is None else Readable(self.workspace, grant, self._resources),
+            secrets=secrets,
+            first_binding=plan.next_binding,
+            test_mode=test_mode,
+        )
+
+    def _rendered_all(
+        self, plan: Growth, template: Template, arguments: Mapping[str, object]
+    ) -> Rendered:
         """Render; bad parameters are kept, and stand-ins show what else the answer needs."""
-
-        def rendered(arguments: Mapping[str, object], *, test_mode: bool) -> Rendered:
-            return render(
-                template,
-                arguments,
-                resources=self._resources,
-                first_binding=plan.next_binding,
-                test_mode=test_mode,
-            )
-
+        test_mode = plan.request.test_mode
         try:
-            return rendered(plan.arguments, test_mode=plan.test_mode)
+            return self._rendered(plan, template, arguments, self._secrets, test_mode=test_mode)
         except ParameterError as error:
             plan.problems.append(error)
             bad = {str(problem.get("parameter")) for problem in error.errors}
-            good = {n: v for n, v in plan.arguments.items() if n not in bad}
+            good = {n: v for n, v in arguments.items() if n not in bad}
             try:
-                return rendered(good, test_mode=True)
+                return self._rendered(plan, template, good, self._secrets, test_mode=True)
             except UserError:
-                raise _all_of(plan.problems) from None
+                raise all_of(plan.problems) from None
 
-    async def _checked(self, sql: str) -> Analysis:
-        analysis = await self._parse(sql)
+    async def _checked(self, plan: Growth, sql: str, own: Mapping[str, ParameterValue]) -> Analysis:
+        """What a piece of the statement reads, once it is known to be harmless."""
+        analysis = await self.parse(sql)
         check_select(analysis)
+        _refuse_parameters(analysis, own)
+        plan.filters.check(analysis)
+        plan.is_volatile = plan.is_volatile or analysis.is_volatile
         return analysis
 
     async def _resolve(
-        self,
-        plan: _Plan,
-        pipe: Pipe | None,
-        node: Node | None,
-        analysis: Analysis,
-        ctes: dict[str, str],
-        path: tuple[str, ...],
+        self, plan: Growth, body: _Body, node: Node | None, analysis: Analysis
     ) -> None:
-        """Give every table the SQL reads a meaning; what is not a table goes into ``ctes``."""
+        """Give every table the SQL reads a meaning; what is not a table becomes a CTE."""
         for table in analysis.tables:
-            if table.database:
-                continue
             name = table.name
-            if name in ctes:
+            if table.database or name in body.ctes:
                 continue
-            local = _other_node(pipe, node, name)
-            if local is not None and pipe is not None:
+            local = _other_node(body.pipe, node, name)
+            if local is not None:
+                plan.names.add(name)
                 # Its own needs are put before it, so that each CTE only reads earlier ones.
-                ctes[name] = await self._render(plan, pipe, local, ctes, path)
-                ctes[name] = ctes.pop(name)
-            elif name in self.workspace.pipes and (pipe is None or name != pipe.name):
-                other = self.workspace.pipes[name]
-                ctes[name] = await self._compose(plan, other, other.answer, path)
-            elif name in self._resources and name not in self.workspace.pipes:
-                plan.tables.add(name)
-            elif not table.is_operand:
+                body.ctes[name] = await self._render(plan, body, local)
+                body.ctes[name] = body.ctes.pop(name)
+            elif table.is_operand and name not in self._resources:
                 # Right of IN an unknown name may be a column; the engine will tell.
-                known = {*self._resources, *(n.name for n in (pipe.nodes if pipe else ()))}
-                raise NotFoundError(
-                    f"Resource '{name}' not found.", hint=did_you_mean(name, known - {name})
-                )
+                continue
+            else:
+                await self._resource(plan, body, name)
+
+    async def _resource(self, plan: Growth, body: _Body, name: str) -> None:
+        """A data source, a quarantine table or another pipe."""
+        if body.pipe is None:
+            if plan.request.grant is not None:
+                require_readable(self.workspace, plan.request.grant, name)
+        elif name == body.pipe.name and name not in self.workspace.datasources:
+            raise self._unknown(body.pipe, name)
+        other = self.workspace.pipes.get(name)
+        if other is not None and other != body.pipe:
+            await self._attach_pipe(plan, body, other)
+        elif name in self._resources:
+            plan.tables.add(name)
+            if body.pipe is not None:
+                plan.names.add(name)
+            if name in body.hidden and self._database:
+                table = quote_table(self._database, name)
+                body.ctes[name] = f"SELECT * FROM {table}"
+        else:
+            raise self._unknown(body.pipe, name)
+
+    async def _attach_pipe(self, plan: Growth, body: _Body, other: Pipe) -> None:
+        own = frozenset(node.name for node in body.pipe.nodes) if body.pipe else frozenset()
+        inner = _Body(
+            pipe=other,
+            arguments=body.arguments if body.pipe else self._arguments_for(plan, other),
+            path=body.path,
+            hidden=body.hidden | own,
+        )
+        if body.pipe is not None:
+            plan.names.add(other.name)
+        body.ctes[other.name] = await self._compose(plan, inner, other.answer)
+
+    def _unknown(self, pipe: Pipe | None, name: str) -> NotFoundError:
+        known = {*self._resources, *(n.name for n in (pipe.nodes if pipe else ()))}
+        return NotFoundError(
+            f"Resource '{name}' not found.", hint=did_you_mean(name, known - {name})
+        )
 
 
 def _other_node(pipe: Pipe | None, node: Node | None, name: str) -> Node | None:
@@ -220,25 +324,15 @@ def _other_node(pipe: Pipe | None, node: Node | None, name: str) -> Node | None:
     return next((n for n in pipe.nodes if n.name == name), None)
 
 
-def _all_of(problems: Sequence[ParameterError]) -> ParameterError:
-    """Every bad parameter of a request as one error, each of them once."""
-    if len(problems) == 1:
-        return problems[0]
-    errors = {str(e.get("error")): e for problem in problems for e in problem.errors}
-    return ParameterError(" ".join(errors), errors=list(errors.values()))
+def _refuse_parameters(analysis: Analysis, own: Container[str]) -> None:
+    """Refuse placeholders that no template wrote: they could show the values of others.
 
-
-def attach(ctes: Mapping[str, str], sql: str) -> str:
-    """Put CTEs before a SELECT, joining a WITH that is there already."""
-    if not ctes:
-        return sql
-    listed = ",\n".join(f"{quote_identifier(n)} AS (\n{s}\n)" for n, s in ctes.items())
-    start = _LEADING_SPACE.match(sql)
-    assert start is not None
-    body = sql[start.end() :]
-    own = _WITH.match(body)
-    if own:
-        return f"WITH {listed},{body[own.end() :]}"
-    if _SELECT.match(body):
-        return f"WITH {listed}\n{body}"
-    return f"WITH {listed}\nSELECT * FROM (\n{body}\n)"
+    Raises:
+        QueryError: Names them.
+    """
+    foreign = [name for name in analysis.parameters if name not in own]
+    if foreign:
+        raise QueryError(
+            f"The query has the placeholder '{{{foreign[0]}}}', which nothing binds.",
+            hint="Start the SQL with % and write {{String(name)}}.",
+        )

@@ -15,27 +15,41 @@ class Serving:
 
     Args:
         parse: The engine's own parser.
+        database: Where the engine has the tables; its current database by default.
     """
 
-    def __init__(self, parse: Parse) -> None:
+    def __init__(self, parse: Parse, database: str = "") -> None:
         self.parse = parse
+        self._database = database
         self._broken: Mapping[str, str] = {}
-        self.planner = Planner(Workspace(), parse)
+        self.planner = self.planner_for(Workspace())
 
     @property
     def workspace(self) -> Workspace:
         """See ``Catalog``."""
         return self.planner.workspace
 
-    def replace(self, workspace: Workspace, broken: Mapping[str, str]) -> None:
+    def planner_for(
+        self, workspace: Workspace, secrets: Mapping[str, str] | None = None
+    ) -> Planner:
+        """A planner as the one of this service, for another workspace."""
+        return Planner(workspace, self.parse, database=self._database, secrets=secrets or {})
+
+    def replace(
+        self,
+        workspace: Workspace,
+        broken: Mapping[str, str],
+        secrets: Mapping[str, str] | None = None,
+    ) -> None:
         """Serve another workspace from the next request on.
 
         Args:
             workspace: What can be served.
             broken: Pipes of the project that cannot, each with the place of its first problem.
+            secrets: What ``tb_secret()`` in templates finds.
         """
         self._broken = broken
-        self.planner = Planner(workspace, self.parse)
+        self.planner = self.planner_for(workspace, secrets)
 
     def endpoint(self, name: str) -> tuple[Pipe, Node]:
         """The pipe of that name and the node that answers for it.

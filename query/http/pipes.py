@@ -28,7 +28,7 @@ from query.http.body import read_small_body as read_small_body
 from query.http.listing import pipe_details, pipe_list
 from query.over import over_result
 from query.parameters import merge_arguments
-from query.plan import Planned
+from query.planned import Planned
 from query.respond import ClientLeftError, Headers, Order, Responder
 from query.serving import Serving
 from shared.auth.tokens import PIPES_READ, Grant, GrantLimits, TokenStore
@@ -130,7 +130,7 @@ class _PipesApi:
                     format=format_.clickhouse,
                     readonly=True,
                     limits=tightened(self._services.limits, grant.limits),
-                    settings={**settings_of(planned), **output_settings(sent)},
+                    settings={**output_settings(sent), **settings_of(planned)},
                 ),
                 media_type=format_.media_type,
                 size_key=f"{name}.{format_.ending}",
@@ -153,7 +153,7 @@ class _PipesApi:
         serving = self._services.serving
         pipe, node = serving.endpoint(name)
         arguments = merge_arguments(pairs, body, grant.fixed_params(name))
-        planned = await serving.planner.plan(pipe, node, arguments)
+        planned = await serving.planner.plan(pipe, node, arguments, grant=grant)
         over = body.get("q", dict(pairs).get("q"))
         if over is not None:
             planned = await over_result(serving.parse, planned, str(over))
@@ -173,8 +173,8 @@ class _PipesApi:
 
 
 def settings_of(planned: Planned) -> dict[str, SettingValue]:
-    """The engine settings that templates asked for."""
-    return {} if planned.max_threads is None else {"max_threads": planned.max_threads}
+    """The settings that the statement must run under: row filters, and what templates asked for."""
+    return dict(planned.settings)
 
 
 def tightened(limits: Limits, own: GrantLimits) -> Limits:

@@ -1,58 +1,173 @@
-"""``GET|POST /v0/sql``: one free SELECT for administrators, under the allow-list."""
+"""``GET|POST /v0/sql``: one free SELECT over what the token may read.
+
+The SQL is ``q`` of the query string, a form or a JSON object, or the whole body. Every other
+parameter reaches the templates: the SQL's own where it starts with ``%``, and those of the pipes
+it reads. ``pipeline`` names the pipe that ``_`` stands for.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import cast
 
 import msgspec
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
+from msgspec import Struct, field
 
-from query.formats import DEFAULT_SQL_FORMAT, sql_media_type
-from query.http.pipes import QueryServices, answer, read_small_body, run
-from shared.auth.tokens import ADMIN
+from query.formats import DEFAULT_SQL_FORMAT, output_settings, sql_media_type
+from query.http.body import read_small_body
+from query.http.pipes import QueryServices, accepted_encoding, tightened
+from query.parameters import merge_arguments
+from query.planned import Planned, Request
+from query.respond import ClientLeftError, Order, Responder
+from query.serving import Serving
+from shared.auth.tokens import PIPES_READ, Grant
 from shared.errors import BadRequestError
 from shared.web.errors import require_method
 from shared.web.guards import authenticate, query_pairs
 
+_FORMAT = re.compile(r"\sFORMAT\s+([A-Za-z]\w*)\s*\Z", re.IGNORECASE)
+_DESCRIBE = re.compile(r"DESC(?:RIBE)?\s+(?:TABLE\s+)?(?=\S)", re.IGNORECASE)
+_QUERY = re.compile(r"\(|SELECT\b|WITH\b|FROM\b", re.IGNORECASE)
+_PACKED = frozenset({"Parquet", "Native"})
+
+
+class FreeSql(Struct, frozen=True, kw_only=True):
+    """What a request asks for: one SELECT, whether only its columns are asked for, the format."""
+
+    select: str
+    describes: bool = False
+    format: str = DEFAULT_SQL_FORMAT
+
+
+class SqlRequest(Struct, frozen=True, kw_only=True):
+    """The SQL of a request and the parameters beside it, by name."""
+
+    sql: str
+    pairs: tuple[tuple[str, str], ...] = ()
+    body: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> Mapping[str, object]:
+        """Every parameter; the body wins over the query string."""
+        return {**dict(self.pairs), **self.body}
+
 
 def sql_route(services: QueryServices) -> ASGIRouteHandler:
     """The route of free SQL."""
+    responder = Responder(services.clickhouse)
 
     @asgi("/v0/sql", is_mount=False, copy_scope=False)
     async def sql(scope: Scope, receive: Receive, send: Send) -> None:
         require_method(scope, "GET", "POST")
         http = cast(HTTPScope, scope)
-        authenticate(scope, services.tokens).require(ADMIN)
-        text = await _read_sql(http, receive)
-        planned, own_format = await services.serving.planner.plan_sql(text)
-        media_type = sql_media_type(own_format or DEFAULT_SQL_FORMAT)
+        grant = authenticate(scope, services.tokens)
+        request = await _read_request(http, receive)
+        free = read_free_sql(request.sql)
+        media_type = sql_media_type(free.format)
         if media_type is None:
-            raise BadRequestError(f"FORMAT {own_format} is not offered.")
-        # A FORMAT in the text stays where it is.
-        result = await run(services, planned, None if own_format else DEFAULT_SQL_FORMAT)
-        await answer(send, result, media_type)
+            raise BadRequestError(f"FORMAT {free.format} is not offered.")
+        planned = await plan_free_sql(services.serving, grant, request, free)
+        order = Order(
+            statement=planned.statement(
+                free.format,
+                limits=tightened(services.limits, grant.limits),
+                settings=output_settings(request.sent),
+            ),
+            media_type=media_type,
+            encoding=accepted_encoding(http),
+            is_packable=free.format not in _PACKED,
+        )
+        try:
+            await responder.respond(order, receive, send)
+        except ClientLeftError:
+            return
 
     return sql
 
 
-async def _read_sql(scope: HTTPScope, receive: Receive) -> str:
-    """The SQL of a request: ``q`` in the query string, a form or a JSON object, or the body."""
-    query = dict(query_pairs(scope["query_string"])).get("q")
-    if query is None and scope["method"] == "POST":
-        query = _from_body(await read_small_body(receive))
-    if not query or not query.strip():
+def read_free_sql(text: str) -> FreeSql:
+    """Take the FORMAT clause and DESCRIBE off a text; what is left is checked as a SELECT.
+
+    Raises:
+        BadRequestError: There is nothing.
+    """
+    sql = text.strip().rstrip(";").rstrip()
+    found = _FORMAT.search(sql)
+    output_format = DEFAULT_SQL_FORMAT
+    if found:
+        sql, output_format = sql[: found.start()].rstrip(), found[1]
+    describe = _DESCRIBE.match(sql)
+    if describe:
+        sql = sql[describe.end() :]
+        if _QUERY.match(sql) is None:
+            sql = f"SELECT * FROM {sql}"
+    if not sql:
         raise BadRequestError("The request has no SQL.", hint="Send it as ?q=… or as the body.")
-    return query.strip().rstrip(";").rstrip()
+    return FreeSql(select=sql, describes=describe is not None, format=output_format)
 
 
-def _from_body(body: bytes) -> str:
-    if body.lstrip()[:1] == b"{":
+async def plan_free_sql(
+    serving: Serving, grant: Grant, request: SqlRequest, free: FreeSql
+) -> Planned:
+    """The statement for a request.
+
+    Raises:
+        UserError: The SQL, a name or a parameter is not good, or the token may not read it.
+    """
+    arguments = merge_arguments(request.pairs, request.body, {})
+    pipeline = request.sent.get("pipeline")
+    result_of = None
+    if pipeline:
+        name = str(pipeline)
+        grant.require(PIPES_READ, name)
+        pipe = serving.workspace.pipe(name)
+        result_of = (pipe, pipe.answer)
+    planned = await serving.planner.plan_sql(
+        free.select, Request(arguments=arguments, grant=grant), result_of=result_of
+    )
+    if not free.describes:
+        return planned
+    return msgspec.structs.replace(planned, sql=f"DESCRIBE TABLE (\n{planned.sql}\n)")
+
+
+async def _read_request(scope: HTTPScope, receive: Receive) -> SqlRequest:
+    pairs = tuple(query_pairs(scope["query_string"]))
+    query = dict(pairs).get("q", "")
+    sent = await read_small_body(receive) if scope["method"] == "POST" else b""
+    is_form = any(
+        name == b"content-type" and value.startswith(b"application/x-www-form-urlencoded")
+        for name, value in scope["headers"]
+    )
+    body = body_parameters(sent, sql_is_known=bool(query), is_form=is_form)
+    return SqlRequest(sql=str(body.get("q") or query), pairs=pairs, body=body)
+
+
+def body_parameters(
+    body: bytes, *, sql_is_known: bool, is_form: bool = False
+) -> Mapping[str, object]:
+    """What a body says: a JSON object or a form, else SQL as it stands, under ``q``.
+
+    Clients that send plain SQL often call it a form, so a form is one only where it has ``q``, or
+    where the SQL is known already.
+
+    Raises:
+        BadRequestError: It begins as a JSON object and is none, or is not text.
+    """
+    start = body.lstrip()[:1]
+    if not start:
+        return {}
+    if start == b"{":
         try:
-            return msgspec.json.decode(body, type=dict[str, str]).get("q", "")
+            return msgspec.json.decode(body, type=dict[str, object])
         except msgspec.MsgspecError as error:
-            raise BadRequestError(f"The body is not a JSON object with 'q': {error}.") from error
-    if body[:2] == b"q=":
-        return dict(query_pairs(body)).get("q", "")
-    return body.decode("utf-8", "replace")
+            raise BadRequestError(f"The body is not a JSON object: {error}.") from error
+    if body.startswith(b"q=") or (is_form and (sql_is_known or b"&q=" in body)):
+        return dict(query_pairs(body))
+    try:
+        return {"q": body.decode()}
+    except UnicodeDecodeError as error:
+        raise BadRequestError("The SQL is not UTF-8 text.") from error

@@ -76,8 +76,21 @@ def _quote_table(state: RenderState, value: object) -> Identifier | None:
     return _quote_path(state, value) if _name_parts(value) and value in state.resources else None
 
 
-def _build_name(site: CallSite, quote: Quote, expected: str, stand_in: Identifier) -> Evaluate:
+def _quote_readable(state: RenderState, value: object) -> Identifier | None:
+    return _quote_path(state, value) if _name_parts(value) and value in state.readable else None
+
+
+def _build_name(
+    site: CallSite,
+    quote: Quote,
+    expected: str,
+    stand_in: Identifier,
+    quote_own: Quote | None = None,
+) -> Evaluate:
+    """A function that yields a name; ``quote_own`` is for what the template itself says."""
     argument = read_argument(site)
+    quote_default = quote_own or quote
+    quote_value = quote_default if isinstance(site.args[0], ast.Constant) else quote
     read, default, name = argument.read, argument.default, argument.name
 
     def evaluate(state: RenderState) -> object:
@@ -89,7 +102,7 @@ def _build_name(site: CallSite, quote: Quote, expected: str, stand_in: Identifie
             if not state.test_mode:
                 state.missing(name, expected, "name")
             return stand_in
-        quoted = quote(state, value)
+        quoted = quote_value(state, value) if given else quote_default(state, value)
         if quoted is None:
             if not given:
                 message = f"The default of parameter '{name}' must be {expected}"
@@ -112,8 +125,9 @@ def build_column(site: CallSite) -> Evaluate:
 
 
 def build_table(site: CallSite) -> Evaluate:
-    """``table(p)``: a resource that the request may read."""
-    return _build_name(site, _quote_table, "the name of a data source or pipe", _STAND_IN)
+    """``table(p)``: a resource; one that the caller names is one that the token may read."""
+    expected = "the name of a data source or pipe"
+    return _build_name(site, _quote_readable, expected, _STAND_IN, _quote_table)
 
 
 def build_columns(site: CallSite) -> Evaluate:

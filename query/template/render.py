@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 
 from msgspec import Struct
 
@@ -44,7 +44,8 @@ def render(
     template: Template,
     arguments: Mapping[str, object],
     *,
-    resources: Collection[str] = (),
+    resources: Container[str] = (),
+    readable: Container[str] | None = None,
     secrets: Mapping[str, str] = _NO_SECRETS,
     first_binding: int = 1,
     test_mode: bool = False,
@@ -55,7 +56,8 @@ def render(
     Args:
         template: What to render.
         arguments: Values by name: text from a URL, or anything JSON has.
-        resources: What ``table()`` may name.
+        resources: What ``table()`` may name by the template's own words.
+        readable: What it may name by the caller's; None means all of ``resources``.
         secrets: Values for ``tb_secret()``, with or without the prefix ``tb_secret_``.
         first_binding: The number of the first binding, where several templates share a statement.
         test_mode: Put stand-ins where values are missing, to see whether the SQL holds.
@@ -69,6 +71,7 @@ def render(
     state = RenderState(
         arguments,
         resources=resources,
+        readable=resources if readable is None else readable,
         secrets=secrets,
         first_binding=first_binding,
         test_mode=test_mode,

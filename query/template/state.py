@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -78,6 +78,7 @@ class RenderState:
         "next_binding",
         "out",
         "problems",
+        "readable",
         "resources",
         "secret_bindings",
         "secrets",
@@ -91,7 +92,8 @@ class RenderState:
         self,
         arguments: Mapping[str, object],
         *,
-        resources: Collection[str],
+        resources: Container[str],
+        readable: Container[str],
         secrets: Mapping[str, str],
         first_binding: int,
         test_mode: bool,
@@ -99,6 +101,7 @@ class RenderState:
     ) -> None:
         self.variables: dict[str, object] = dict(arguments)
         self.resources = resources
+        self.readable = readable
         self.secrets = secrets
         self.next_binding = first_binding
         self.test_mode = test_mode

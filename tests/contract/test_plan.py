@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from query.plan import Planner, attach
+from query.plan import Planner
+from query.with_clause import attach
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.errors import AppError, NotFoundError, ParameterError, QueryError

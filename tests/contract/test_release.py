@@ -40,7 +40,7 @@ class Project:
     def __init__(self, engine: EmbeddedClickHouse, *, restless: bool = False) -> None:
         self.ev = "ev" + uuid.uuid4().hex[:8]
         self.worker = RecordingWorker([self.ev] if restless else [])
-        self.serving = Serving(engine.parse)
+        self.serving = Serving(engine.parse, engine.database)
         self.releaser = Releaser(engine, self.serving, self.worker, SystemClock())  # type: ignore[arg-type]
         self.files = {
             f"{self.ev}.datasource": "SCHEMA >\n    n UInt32 `json:$.n`\n",

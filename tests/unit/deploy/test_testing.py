@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.testing import Case, Outcome, find_cases, run_case, summarise
-from query.plan import Planned
+from query.planned import Planned
 from shared.clickhouse.contract import Result, Statement
 from shared.errors import DatafileError, QueryError
 from shared.model.resources import Node, Pipe
