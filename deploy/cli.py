@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from deploy.commands import project, run
+from deploy.commands import project, readers, run, tokens
 from deploy.commands.base import Group
 
 
@@ -20,6 +20,8 @@ def main() -> None:
 
 for command in (run.dev, project.check, project.test, project.generate):
     main.add_command(command)
+for reading in (readers.sql, readers.endpoint, readers.explain, tokens.token):
+    main.add_command(reading)
 
 
 if __name__ == "__main__":
