@@ -93,7 +93,7 @@ class Responder:
         limit = order.statement.limits.max_result_bytes
         try:
             result = await self._clickhouse.fetch(
-                replace(order.statement, limits=_capped(order.statement.limits))
+                replace(order.statement, limits=capped(order.statement.limits, SMALL_BYTES))
             )
         except TooLargeError:
             if limit is not None and limit <= SMALL_BYTES:
@@ -101,7 +101,7 @@ class Responder:
             self._remember(order, is_small=False)
             return None
         # The engine counts columns before they are formatted, and a constant only once.
-        _check_size(len(result.body), limit)
+        check_size(len(result.body), limit)
         self._remember(order, is_small=len(result.body) <= SMALL_BYTES)
         return result
 
@@ -151,7 +151,7 @@ async def _beginning(order: Order, pieces: AsyncIterator[bytes]) -> tuple[bytes,
     async for piece in pieces:
         taken.append(piece)
         size += len(piece)
-        _check_size(size, order.statement.limits.max_result_bytes)
+        check_size(size, order.statement.limits.max_result_bytes)
         if size > SMALL_BYTES:
             return b"".join(taken), False
     return b"".join(taken), True
@@ -175,7 +175,7 @@ async def _send_rest(
     del beginning
     async for piece in pieces:
         size += len(piece)
-        _check_size(size, order.statement.limits.max_result_bytes)
+        check_size(size, order.statement.limits.max_result_bytes)
         await _send_piece(piece, packer, send)
     end = packer.end() if packer is not None else b""
     await send({"type": "http.response.body", "body": end, "more_body": False})
@@ -202,7 +202,12 @@ def statistics(summary: Summary) -> bytes:
     )
 
 
-def _check_size(size: int, most_bytes: int | None) -> None:
+def check_size(size: int, most_bytes: int | None) -> None:
+    """Refuse an answer over its limit.
+
+    Raises:
+        TooLargeError: It is.
+    """
     if most_bytes is not None and size > most_bytes:
         raise TooLargeError(
             f"The answer has more than {most_bytes} bytes.", hint="Ask for fewer rows or columns."
@@ -210,10 +215,10 @@ def _check_size(size: int, most_bytes: int | None) -> None:
 
 
 @lru_cache(maxsize=256)
-def _capped(limits: Limits) -> Limits:
-    most = limits.max_result_bytes
-    capped = SMALL_BYTES if most is None else min(most, SMALL_BYTES)
-    return replace(limits, max_result_bytes=capped)
+def capped(limits: Limits, most_bytes: int) -> Limits:
+    """The limits with a result of so many bytes at most."""
+    own = limits.max_result_bytes
+    return replace(limits, max_result_bytes=most_bytes if own is None else min(own, most_bytes))
 
 
 class ClientWatch:

@@ -178,8 +178,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     cors_origins: Annotated[
         str,
         Meta(
-            description="Web pages that may call from a browser, https://a.example,…; * is every"
-            " one, an empty list none."
+            description="Web pages that may call from a browser, https://a.example,…; * are all"
+            " of them, none is none."
         ),
     ] = "*"
     shutdown_timeout_s: Annotated[

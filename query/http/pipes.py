@@ -12,6 +12,7 @@ millisecond.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TypeVar, cast
@@ -21,19 +22,22 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct
+from prometheus_client import Counter, Histogram
 
+from query.cache import AnswerCache
 from query.formats import OutputFormat, output_settings, split_name
 from query.http.body import read_arguments
-from query.http.body import read_small_body as read_small_body
+from query.http.cached import CachedAnswers
 from query.http.listing import pipe_details, pipe_list
 from query.over import over_result
 from query.parameters import merge_arguments
+from query.plan import Planner
 from query.planned import Planned
 from query.respond import ClientLeftError, Headers, Order, Responder
 from query.serving import Serving
 from shared.auth.tokens import PIPES_READ, Grant, GrantLimits, TokenStore
-from shared.clickhouse.contract import ClickHouse, Limits, Result, SettingValue, Statement
-from shared.errors import AppError, TooLargeError
+from shared.clickhouse.contract import ClickHouse, Limits
+from shared.errors import AppError
 from shared.observe.metrics import Metrics
 from shared.web.compression import Encoding, negotiate
 from shared.web.errors import JSON_MEDIA_TYPE, require_method
@@ -48,13 +52,14 @@ _CLIENT_LEFT = 499
 
 
 class QueryServices(Struct, frozen=True, kw_only=True):
-    """What the query routes work with."""
+    """What the query routes work with; without a cache every request is a query."""
 
     tokens: TokenStore
     serving: Serving
     clickhouse: ClickHouse
     metrics: Metrics
     limits: Limits
+    cache: AnswerCache | None = None
 
 
 def pipes_route(services: QueryServices) -> ASGIRouteHandler:
@@ -64,15 +69,18 @@ def pipes_route(services: QueryServices) -> ASGIRouteHandler:
     # A mount: plain ASGI handlers cannot have path parameters.
     @asgi("/v0/pipes", is_mount=True, copy_scope=False)
     async def pipes(scope: Scope, receive: Receive, send: Send) -> None:
-        http = cast(HTTPScope, scope)
         if scope.get("method") == "OPTIONS":
             await _send_plain(send, 204, b"", ((b"allow", b"GET, HEAD, POST, OPTIONS"),))
             return
         require_method(scope, *METHODS)
-        try:
-            await api.answer(http, receive, send)
-        except ClientLeftError:
-            return
+        http = cast(HTTPScope, scope)
+        path = http["path"].removeprefix("/v0/pipes").strip("/")
+        if "." in path:
+            # Who has left gets no answer; it has been counted.
+            with contextlib.suppress(ClientLeftError):
+                await api.answer(path, http, receive, send)
+        else:
+            await api.describe(path, http, send)
 
     return pipes
 
@@ -81,22 +89,30 @@ class _PipesApi:
     def __init__(self, services: QueryServices) -> None:
         self._services = services
         self._responder = Responder(services.clickhouse)
+        self._cached = (
+            CachedAnswers(services.cache, services.clickhouse) if services.cache else None
+        )
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self._seconds: dict[str, Histogram] = {}
 
-    async def answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        """Answer one request and count it."""
-        path = scope["path"].removeprefix("/v0/pipes").strip("/")
-        if "." not in path:
-            await self._describe(path, scope, send)
-            return
-        metrics = self._services.metrics
+    async def answer(self, path: str, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answer one request for rows and count it."""
         started_s = time.perf_counter()
         name, status = "", 500
         try:
             grant = authenticate(cast(Scope, scope), self._services.tokens)
+            planner = self._services.serving.planner
+            kept = self._cached.recall(scope, grant, planner) if self._cached else None
+            if self._cached is not None and kept is not None:
+                name = kept[0].name
+                status = await self._cached.send(*kept, scope, send)
+                return
             name, format_ = split_name(path)
             grant.require(PIPES_READ, name)
-            await self._run(scope, receive, send, grant=grant, name=name, format_=format_)
-            status = 200
+            planned, order = await self._order(name, format_, grant, scope, receive)
+            status = await self._respond(
+                planned, order, scope, receive, send, (name, grant, planner)
+            )
         except AppError as error:
             status = error.http_status
             raise
@@ -104,42 +120,62 @@ class _PipesApi:
             status = _CLIENT_LEFT
             raise
         finally:
-            known = name if name in self._services.serving.workspace.pipes else ""
-            metrics.endpoint_requests.labels(known, str(status)).inc()
-            metrics.endpoint_seconds.labels(known).observe(time.perf_counter() - started_s)
+            self._count(name, status, time.perf_counter() - started_s)
 
-    async def _run(
+    async def _respond(
         self,
+        planned: Planned,
+        order: Order,
         scope: HTTPScope,
         receive: Receive,
         send: Send,
-        *,
-        grant: Grant,
+        remember: tuple[str, Grant, Planner],
+    ) -> int:
+        if self._cached is not None:
+            status = await self._cached.respond(
+                planned, order, scope, receive, send, remember=remember
+            )
+            if status is not None:
+                return status
+        await self._responder.respond(order, receive, send)
+        return 200
+
+    def _count(self, name: str, status: int, elapsed_s: float) -> None:
+        known = name if name in self._services.serving.workspace.pipes else ""
+        metrics = self._services.metrics
+        # Finding a number by its labels costs more than counting.
+        requests = self._requests.get((known, status))
+        if requests is None:
+            requests = metrics.endpoint_requests.labels(known, str(status))
+            self._requests[known, status] = requests
+        seconds = self._seconds.get(known)
+        if seconds is None:
+            seconds = self._seconds[known] = metrics.endpoint_seconds.labels(known)
+        requests.inc()
+        seconds.observe(elapsed_s)
+
+    async def _order(
+        self,
         name: str,
         format_: OutputFormat,
-    ) -> None:
+        grant: Grant,
+        scope: HTTPScope,
+        receive: Receive,
+    ) -> tuple[Planned, Order]:
         body = await read_arguments(scope, receive)
         pairs = query_pairs(scope["query_string"])
         planned = await self._plan(grant, name, pairs, body)
-        sent = {**dict(pairs), **body}
-        await self._responder.respond(
-            Order(
-                statement=Statement(
-                    sql=planned.sql,
-                    parameters=planned.bindings,
-                    format=format_.clickhouse,
-                    readonly=True,
-                    limits=tightened(self._services.limits, grant.limits),
-                    settings={**output_settings(sent), **settings_of(planned)},
-                ),
-                media_type=format_.media_type,
-                size_key=f"{name}.{format_.ending}",
-                encoding=accepted_encoding(scope),
-                is_packable=not format_.is_packed,
-                is_head=scope["method"] == "HEAD",
+        return planned, Order(
+            statement=planned.statement(
+                format_.clickhouse,
+                limits=tightened(self._services.limits, grant.limits),
+                settings=output_settings({**dict(pairs), **body}),
             ),
-            receive,
-            send,
+            media_type=format_.media_type,
+            size_key=f"{name}.{format_.ending}",
+            encoding=accepted_encoding(scope),
+            is_packable=not format_.is_packed,
+            is_head=scope["method"] == "HEAD",
         )
 
     async def _plan(
@@ -159,7 +195,8 @@ class _PipesApi:
             planned = await over_result(serving.parse, planned, str(over))
         return planned
 
-    async def _describe(self, name: str, scope: HTTPScope, send: Send) -> None:
+    async def describe(self, name: str, scope: HTTPScope, send: Send) -> None:
+        """Say what a pipe is, or what pipes there are."""
         require_method(cast(Scope, scope), "GET", "HEAD")
         grant = authenticate(cast(Scope, scope), self._services.tokens)
         planner = self._services.serving.planner
@@ -170,11 +207,6 @@ class _PipesApi:
         )
         body = msgspec.json.encode(said, enc_hook=str)
         await _send_plain(send, 200, body, ((b"content-type", JSON_MEDIA_TYPE.encode()),))
-
-
-def settings_of(planned: Planned) -> dict[str, SettingValue]:
-    """The settings that the statement must run under: row filters, and what templates asked for."""
-    return dict(planned.settings)
 
 
 def tightened(limits: Limits, own: GrantLimits) -> Limits:
@@ -206,35 +238,3 @@ async def _send_plain(send: Send, status: int, body: bytes, headers: Headers) ->
     own = headers if status == 204 else (*headers, (b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": own})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def run(services: QueryServices, planned: Planned, format_: str | None) -> Result:
-    """Run a planned statement, read-only and under the limits of the service.
-
-    Raises:
-        TooLargeError: The answer has more bytes than the limit.
-    """
-    result = await services.clickhouse.fetch(
-        Statement(
-            sql=planned.sql,
-            parameters=planned.bindings,
-            format=format_,
-            readonly=True,
-            limits=services.limits,
-            settings=settings_of(planned),
-        )
-    )
-    most_bytes = services.limits.max_result_bytes
-    # The engine counts columns before they are formatted, and a constant only once.
-    if most_bytes is not None and len(result.body) > most_bytes:
-        raise TooLargeError(
-            f"The answer has {len(result.body)} bytes, at most {most_bytes} are sent.",
-            hint="Ask for fewer rows or columns.",
-        )
-    return result
-
-
-async def answer(send: Send, result: Result, media_type: str, *, body: bool = True) -> None:
-    """Send formatted bytes as they are."""
-    headers = ((b"content-type", media_type.encode()),)
-    await _send_plain(send, 200, result.body if body else b"", headers)

@@ -9,6 +9,7 @@ from litestar.types import Scope
 Headers = tuple[tuple[bytes, bytes], ...]
 
 ANY_ORIGIN = "*"
+_NONE = "none"
 
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _DEFAULT_REQUEST_HEADERS = (
@@ -68,8 +69,9 @@ class Cors:
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """The origins of a comma-separated list."""
-    return tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    """The origins of a comma-separated list; the word ``none`` stands for an empty one."""
+    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    return () if origins == (_NONE,) else origins
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
