@@ -12,6 +12,7 @@ from deploy.engine import Engine
 from ingest.decode import Decoder
 from ingest.http.events import EventsServices, events_route, events_settings
 from ingest.log.contract import Log, Watermarks
+from query.cache import AnswerCache
 from query.http.docs import docs_routes
 from query.http.pipes import QueryServices, pipes_route
 from query.http.sql import sql_route
@@ -23,6 +24,7 @@ from shared.observe.metrics import Metrics
 from shared.settings import Settings
 from shared.supervise import Close, Service
 from shared.web.app import create_app
+from shared.web.cors import parse_origins
 from shared.web.health import Check, health_routes, metrics_route
 from shared.web.server import serve_http
 
@@ -57,12 +59,26 @@ def query_routes(parts: Parts) -> Routes:
         clickhouse=parts.clickhouse,
         metrics=parts.metrics,
         limits=query_limits(parts.settings),
+        cache=_answer_cache(parts),
     )
     return [
         pipes_route(queries),
         sql_route(queries),
         *docs_routes(parts.tokens, parts.serving, parts.clickhouse),
     ]
+
+
+def _answer_cache(parts: Parts) -> AnswerCache | None:
+    settings = parts.settings
+    if not settings.cache_max_bytes:
+        return None
+    return AnswerCache(
+        parts.clickhouse,
+        parts.clock,
+        parts.metrics,
+        max_bytes=settings.cache_max_bytes,
+        for_all=settings.cache_all,
+    )
 
 
 def events_routes(parts: Parts, log: Log, watermarks: Watermarks | None) -> Routes:
@@ -92,7 +108,8 @@ async def serve(
             *routes,
             *health_routes(checks),
             metrics_route(parts.metrics, parts.tokens, need_token=need_token),
-        ]
+        ],
+        cors_origins=parse_origins(parts.settings.cors_origins),
     )
     await serve_http(service, app, listener)
 
