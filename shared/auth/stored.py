@@ -261,11 +261,11 @@ class StoredTokens:
         self._by_name = by_name
         self._lookup.replace(by_name.values())
 
-    async def watch(self) -> None:
+    async def watch(self, interval_s: float = REFRESH_INTERVAL_S) -> None:
         """Keep up with other processes until cancelled; an outage is waited out."""
         is_well = True
         while True:
-            await asyncio.sleep(REFRESH_INTERVAL_S)
+            await asyncio.sleep(interval_s)
             try:
                 async with self._changing:
                     await self.refresh()
