@@ -14,12 +14,12 @@ from msgspec import Struct, field
 
 from shared.auth.tokens import DATASOURCES_READ, PIPES_READ, Grant
 from shared.clickhouse.allowlist import Analysis
+from shared.clickhouse.contract import SettingValue
 from shared.clickhouse.sql import literal
 from shared.errors import NotFoundError, PermissionDeniedError, QueryError
 from shared.model.workspace import Workspace, did_you_mean
 
 QUARANTINE_SUFFIX = "_quarantine"
-FILTER_SETTING = "additional_table_filters"
 
 
 def resources(workspace: Workspace) -> frozenset[str]:
@@ -66,18 +66,40 @@ class Readable:
 class RowFilters(Struct, frozen=True, kw_only=True):
     """What a token sees of tables of which it sees some rows only.
 
-    ``datasources`` are those tables; ``conditions`` is keyed by what the engine compares with a
-    table's full name and with its alias.
+    ``datasources`` are those tables and ``texts`` their conditions as the token has them.
+    ``conditions`` is keyed by what the engine compares with a table's full name and its alias.
     """
 
     datasources: frozenset[str] = frozenset()
+    texts: tuple[str, ...] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def setting(self) -> str:
-        """The value of the engine's setting ``FILTER_SETTING``."""
+    def settings(self) -> Mapping[str, SettingValue]:
+        """What holds the engine to the conditions; empty where there are none.
+
+        Conditions of the query's own must come after: one that fails on a row that is not the
+        token's would tell what is in it.
+        """
+        if not self.conditions:
+            return {}
         entries = (f"{literal(key)}:{literal(text)}" for key, text in self.conditions.items())
-        return "{" + ",".join(entries) + "}"
+        return {
+            "additional_table_filters": "{" + ",".join(entries) + "}",
+            "optimize_move_to_prewhere": 0,
+            "query_plan_merge_filters": 0,
+        }
+
+    def check_caller(self, analysis: Analysis) -> None:
+        """Refuse what a caller's own SQL could look at rows with before they are filtered.
+
+        Raises:
+            QueryError: It has a PREWHERE.
+        """
+        if analysis.has_prewhere and self.conditions:
+            raise QueryError(
+                "PREWHERE cannot be used: the token sees some rows only.", hint="Write WHERE."
+            )
 
     def check(self, analysis: Analysis) -> None:
         """Refuse SQL that the engine could take for reading another table than it does.
@@ -127,6 +149,7 @@ def row_filters(workspace: Workspace, grant: Grant | None, database: str) -> Row
     prefix = f"{database}." if database else ""
     return RowFilters(
         datasources=frozenset(found),
+        texts=tuple(text for texts in found.values() for text in texts),
         conditions={prefix + name: text for name, text in conditions.items()},
     )
 

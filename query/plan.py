@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from msgspec import Struct, field
 
 from query.access import (
-    FILTER_SETTING,
     Readable,
     check_capture,
     require_readable,
@@ -142,24 +141,36 @@ class Planner:
         plan = await self._begin(request)
         body = _Body(pipe=None, arguments=request.arguments)
         analysis, sql = await self._free_sql(plan, sql)
+        plan.filters.check_caller(analysis)
         if result_of is not None:
             await self._attach_result(plan, body, result_of)
         await self._resolve(plan, body, None, analysis)
         check_capture(analysis, plan.names if body.ctes else ())
         return plan.finished(attach(body.ctes, sql))
 
+    async def check_condition(self, text: str) -> Analysis:
+        """Check the row filter of a token; it may read data sources.
+
+        Raises:
+            QueryError: It is not one SQL expression, or does what free SQL may not do.
+            PermissionDeniedError: It reads something else.
+        """
+        # Alone and in brackets: one that closes them or goes on after them fails one of the two.
+        await self.parse(f"SELECT\n{text}\n")
+        analysis = await self.parse(f"SELECT (\n{text}\n)")
+        check_select(analysis, tables=self.workspace.datasources)
+        _refuse_parameters(analysis, ())
+        return analysis
+
     async def _begin(self, request: Request) -> Growth:
         """A plan with the row filters of the token, which are SQL and must be harmless too."""
         filters = row_filters(self.workspace, request.grant, self._database)
         plan = Growth(request=request, filters=filters)
-        for condition in filters.conditions.values():
-            analysis = await self.parse(f"SELECT {condition}")
-            check_select(analysis, tables=self.workspace.datasources)
-            _refuse_parameters(analysis, ())
+        for text in filters.texts:
+            analysis = await self.check_condition(text)
             plan.is_volatile = plan.is_volatile or analysis.is_volatile
             plan.tables.update(table.name for table in analysis.tables)
-        if filters.conditions:
-            plan.settings[FILTER_SETTING] = filters.setting
+        plan.settings.update(filters.settings)
         return plan
 
     async def _free_sql(self, plan: Growth, sql: str) -> tuple[Analysis, str]:

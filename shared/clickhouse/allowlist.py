@@ -72,6 +72,7 @@ class Analysis(Struct, frozen=True, kw_only=True):
     has_out_file: bool = False
     has_table_parameter: bool = False
     has_alias_parameter: bool = False
+    has_prewhere: bool = False
 
     @property
     def is_select(self) -> bool:
@@ -117,6 +118,7 @@ def analyse(ast_json: str | bytes, functions: Functions) -> Analysis:
         has_out_file=walk.has_out_file,
         has_table_parameter=walk.has_table_parameter,
         has_alias_parameter=walk.has_alias_parameter,
+        has_prewhere=walk.has_prewhere,
     )
 
 

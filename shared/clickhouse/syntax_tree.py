@@ -108,6 +108,7 @@ class Walk:
         self.has_out_file = False
         self.has_table_parameter = False
         self.has_alias_parameter = False
+        self.has_prewhere = False
 
     def start(self, root: Node) -> None:
         """Collect from a whole tree."""
@@ -178,6 +179,7 @@ class Walk:
 
     def _select(self, node: Node, scope: _Scope) -> None:
         inner = self._within(node, scope, note=True)
+        self.has_prewhere = self.has_prewhere or "prewhere" in node
         own = frozenset(_aliases(node))
         self._children(node, replace(inner, own=own), leave_out=("with",))
 
