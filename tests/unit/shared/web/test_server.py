@@ -1,4 +1,5 @@
 import asyncio
+import json
 import signal
 import socket
 
@@ -74,3 +75,44 @@ def test_a_port_in_use_is_a_configuration_error_with_the_way_out() -> None:
 def test_an_address_that_is_not_ours_is_a_configuration_error(host: str) -> None:
     with pytest.raises(ConfigError, match="Cannot listen"):
         listen(host, 0)
+
+
+async def exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """Head and body of what comes back until the server hangs up."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(request)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return head, body
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (b"no request at all\r\n\r\n", b"400 Bad Request", "bad_request"),
+        (b"GET /" + b"a" * 100_000, b"414 ", "url_too_long"),
+        (b"GET /?q=" + b"a" * 40_000, b"414 ", "url_too_long"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 40_000, b"431 ", "headers_too_long"),
+    ],
+)
+async def test_what_is_no_request_is_answered_like_any_mistake(
+    request_bytes: bytes, status: bytes, code: str
+) -> None:
+    service = Service()
+    port = await serve(service, *health_routes({}))
+    head, body = await exchange(port, request_bytes)
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert b"content-type: application/json\r\n" in head
+    assert b"x-request-id: " in head
+    answer = json.loads(body)
+    assert answer["code"] == code
+    assert answer["documentation"] == f"/docs/errors#{code}"
+    await service.close(Deadline(SystemClock(), 5.0))
+
+
+async def test_a_long_url_within_the_bound_is_served() -> None:
+    service = Service()
+    port = await serve(service, *health_routes({}))
+    async with AsyncClient(base_url=f"http://{HOST}:{port}") as client:
+        assert (await client.get("/health?a=" + "a" * 30_000)).status_code == 200
+    await service.close(Deadline(SystemClock(), 5.0))
