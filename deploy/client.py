@@ -48,6 +48,9 @@ class ServerClient:
         token: Whom it is asked for.
         timeout_s: Longest silence of the server.
         transport: Where requests go instead of the network.
+
+    Raises:
+        ConfigError: The URL is none.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ServerClient:
         timeout_s: float = _MIN_READ_TIMEOUT_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        host = _host(url)
         self.url = url.rstrip("/")
         self._client = httpx.Client(
             base_url=self.url,
@@ -65,7 +69,7 @@ class ServerClient:
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
             transport=transport,
             # A proxy has no way to this machine.
-            trust_env=not _is_local(url),
+            trust_env=host not in _LOOPBACK,
         )
 
     def __repr__(self) -> str:
@@ -136,8 +140,6 @@ class ServerClient:
             raise UnavailableError(
                 f"The server at {self.url} broke off its answer: {reason}."
             ) from error
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"PIPEHOUSE_URL is no URL: {error}.") from error
 
 
 def connect(settings: Settings) -> ServerClient:
@@ -160,7 +162,7 @@ def find_token(settings: Settings) -> str:
     if token:
         return token
     path = settings.data / "admin_token"
-    if _is_local(settings.url) and path.exists():
+    if _host(settings.url) in _LOOPBACK and path.exists():
         return _read(path)
     raise ConfigError(
         "There is no token to send.",
@@ -175,11 +177,16 @@ def _read(path: Path) -> str:
         raise ConfigError(f"The token in {path} cannot be read: {error}.") from error
 
 
-def _is_local(url: str) -> bool:
+def _host(url: str) -> str:
     try:
-        return urlsplit(url).hostname in _LOOPBACK
-    except ValueError:
-        return False
+        parts = urlsplit(url)
+        # Reading it checks that it is a number that can be a port.
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"PIPEHOUSE_URL '{url}' is no URL: {error}.") from error
+    if not parts.hostname or any(char.isspace() for char in url):
+        raise ConfigError(f"PIPEHOUSE_URL '{url}' names no host.")
+    return parts.hostname
 
 
 def _refusal(answer: httpx.Response) -> AppError:
