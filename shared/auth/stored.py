@@ -25,22 +25,33 @@ from shared.auth.records import (
 )
 from shared.auth.table import Loaded, TokenTable
 from shared.auth.tokens import Grant, new_token
+from shared.clickhouse.failures import InsertFailureError
 from shared.clock import Clock
 from shared.errors import (
     ConflictError,
     NotFoundError,
     QueryError,
     UnavailableError,
+    UserError,
 )
 from shared.model.workspace import Workspace, did_you_mean
 
 REFRESH_INTERVAL_S = 1.0
+
+_MAY_NOT_WRITE = frozenset({164, 392, 497})  # read-only, query not allowed, access denied
 
 _MAX_REMEMBERED = 10_000
 
 _log = structlog.get_logger(__name__)
 
 Change = Callable[[TokenRecord], TokenRecord]
+
+
+class TokensReadOnlyError(UserError):
+    """The process that was asked has a ClickHouse user that may not write."""
+
+    code = "tokens_read_only"
+    http_status = 409
 
 
 class TokenChanges(Struct, frozen=True, kw_only=True):
@@ -226,7 +237,15 @@ class StoredTokens:
     async def _write(self, records: Sequence[TokenRecord], gone: Sequence[str] = ()) -> None:
         # Higher than any version seen, also where the clocks of processes differ.
         version = max(self._version + 1, self._clock.now_ms() * 1000)
-        await self._table.write(records, gone, version)
+        try:
+            await self._table.write(records, gone, version)
+        except InsertFailureError as error:
+            if error.clickhouse_code not in _MAY_NOT_WRITE:
+                raise
+            raise TokensReadOnlyError(
+                "This process can read tokens and not change them.",
+                hint="Ask one whose ClickHouse user may write, for instance `pipehouse serve`.",
+            ) from error
         kept = {n: r for n, r in self._by_name.items() if n not in gone}
         self._take({**kept, **{record.name: record for record in records}})
         self._version = version

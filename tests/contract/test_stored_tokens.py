@@ -12,12 +12,13 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from shared.auth.records import Details, TokenRecord
-from shared.auth.stored import StoredTokens, TokenChanges
+from shared.auth.stored import StoredTokens, TokenChanges, TokensReadOnlyError
 from shared.auth.table import TokenTable
 from shared.auth.tokens import ADMIN, DATASOURCES_APPEND, PIPES_READ, GrantLimits, Scope
 from shared.clickhouse.allowlist import check_select
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clickhouse.failures import InsertFatalError, InsertRetriableError
 from shared.clock import ManualClock
 from shared.errors import (
     AppError,
@@ -223,6 +224,31 @@ async def test_an_engine_that_refuses_is_one_clear_line(own: OwnDatabase, tmp_pa
     own.failure = QueryError("Not enough\nprivileges.", clickhouse_code=497)
     with pytest.raises(ConfigError, match=r"pipehouse\.tokens cannot be used: Not enough priv"):
         await open_store(own, tmp_path)
+
+
+async def test_a_process_that_may_not_write_reads_tokens_and_says_so(
+    own: OwnDatabase, engine: EmbeddedClickHouse, tmp_path: Path
+) -> None:
+    writer = await open_store(own, tmp_path)
+    token = writer.reveal(await writer.create("a", DETAILS)).encode()
+    reading = OwnDatabase(engine, own.database)
+    reading.refusal = InsertFatalError("Not enough privileges.", clickhouse_code=497)
+    reader = await open_store(reading, tmp_path)
+    assert reader.grant(token).name == "a"
+    with pytest.raises(TokensReadOnlyError, match="pipehouse serve"):
+        await reader.create("b", DETAILS)
+    assert [record.name for record in reader.records()] == ["a"]
+
+
+async def test_an_insert_that_fails_changes_nothing_here(own: OwnDatabase, tmp_path: Path) -> None:
+    store = await open_store(own, tmp_path)
+    await store.create("a", DETAILS)
+    own.refusal = InsertRetriableError("Too many parts.", clickhouse_code=252)
+    for change in (store.remove("a"), store.renew("a"), store.create("b", DETAILS)):
+        with pytest.raises(InsertRetriableError):
+            await change
+    assert [record.name for record in store.records()] == ["a"]
+    assert store.grant(store.reveal(store.find("a")).encode()).name == "a"
 
 
 async def test_the_administrators_token_is_found_and_cannot_be_changed(

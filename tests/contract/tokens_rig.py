@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from shared.auth.opening import open_tokens
 from shared.auth.stored import StoredTokens
-from shared.clickhouse.contract import ClickHouse, Result, Statement
+from shared.clickhouse.contract import ClickHouse, Insert, Result, Statement, Summary
 from shared.clock import ManualClock
 from shared.settings import Settings
 
@@ -22,17 +22,23 @@ _numbers = itertools.count(1)
 class OwnDatabase:
     """An engine whose current database is another one, so that each test has tokens of its own.
 
-    ``failure`` is raised instead of an answer where it is set.
+    ``failure`` is raised instead of an answer where it is set, ``refusal`` instead of an insert.
     """
 
     def __init__(self, engine: ClickHouse, database: str | None = None) -> None:
         self._engine = engine
         self.database = database or f"tokens_{next(_numbers)}"
         self.failure: Exception | None = None
+        self.refusal: Exception | None = None
         self.asked = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    async def insert(self, insert: Insert) -> Summary:
+        if self.refusal is not None:
+            raise self.refusal
+        return await self._engine.insert(insert)
 
     async def fetch(self, statement: Statement) -> Result:
         self.asked.set()

@@ -7,8 +7,11 @@ import pytest
 from shared.auth.tokens import (
     ADMIN,
     DATASOURCES_APPEND,
+    DATASOURCES_CREATE,
     DATASOURCES_READ,
     PIPES_READ,
+    TOKENS,
+    WORKSPACE_READ_ALL,
     AdminTokenStore,
     Grant,
     Scope,
@@ -41,6 +44,64 @@ def test_reading_a_data_source_covers_its_quarantine_and_appending_does_not() ->
     writer = grant(Scope(type=DATASOURCES_APPEND, resource="events"))
     assert reader.allows(DATASOURCES_READ, "events_quarantine")
     assert not writer.allows(DATASOURCES_APPEND, "events_quarantine")
+
+
+def test_a_scope_for_everything_of_a_kind_covers_each_of_that_kind() -> None:
+    reader = grant(Scope(type=PIPES_READ, resource="*"))
+    assert reader.allows(PIPES_READ, "top")
+    assert not reader.allows(DATASOURCES_READ, "events")
+    assert not reader.allows(ADMIN)
+
+
+def test_who_reads_the_workspace_reads_everything_and_changes_nothing() -> None:
+    reader = grant(Scope(type=WORKSPACE_READ_ALL))
+    assert reader.allows(PIPES_READ, "top")
+    assert reader.allows(DATASOURCES_READ, "events_quarantine")
+    assert not reader.allows(DATASOURCES_APPEND, "events")
+    assert not reader.allows(TOKENS)
+
+
+def test_who_may_create_data_sources_may_fill_them() -> None:
+    assert grant(Scope(type=DATASOURCES_CREATE)).allows(DATASOURCES_APPEND, "events")
+    one = grant(Scope(type=DATASOURCES_CREATE, resource="events"))
+    assert one.allows(DATASOURCES_APPEND, "events")
+    assert not one.allows(DATASOURCES_APPEND, "messages")
+    assert not one.allows(DATASOURCES_READ, "events")
+
+
+def test_who_sees_some_rows_only_does_not_see_the_quarantine() -> None:
+    some = Scope(type=DATASOURCES_READ, resource="events", filter="tenant = 1")
+    assert grant(some).allows(DATASOURCES_READ, "events")
+    assert not grant(some).allows(DATASOURCES_READ, "events_quarantine")
+
+
+def test_a_condition_on_everything_opens_nothing() -> None:
+    odd = grant(Scope(type=DATASOURCES_READ, resource="*", filter="tenant = 1"))
+    assert not odd.allows(DATASOURCES_READ, "events")
+    assert not odd.allows(DATASOURCES_READ, "*")
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [
+        Scope(type=DATASOURCES_READ, resource="*"),
+        Scope(type=WORKSPACE_READ_ALL),
+        Scope(type=ADMIN),
+    ],
+)
+def test_who_reads_all_data_sources_has_no_row_filters(wide: Scope) -> None:
+    some = Scope(type=DATASOURCES_READ, resource="events", filter="tenant = 1")
+    assert grant(some, wide).row_filters() == {}
+    assert grant(some).row_filters() == {"events": ("tenant = 1",)}
+
+
+def test_parameters_fixed_for_all_pipes_are_fixed_for_each() -> None:
+    holder = grant(
+        Scope(type=PIPES_READ, resource="*", fixed_params={"tenant": 1, "city": "x"}),
+        Scope(type=PIPES_READ, resource="top", fixed_params={"tenant": 2}),
+    )
+    assert holder.fixed_params("top") == {"tenant": 2, "city": "x"}
+    assert holder.fixed_params("other") == {"tenant": 1, "city": "x"}
 
 
 def test_a_missing_scope_is_named() -> None:
