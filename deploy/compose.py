@@ -16,8 +16,9 @@ from query.cache import AnswerCache
 from query.http.docs import docs_routes
 from query.http.pipes import QueryServices, pipes_route
 from query.http.sql import sql_route
+from query.http.tokens import tokens_route
 from query.serving import Serving
-from shared.auth.tokens import TokenStore
+from shared.auth.stored import StoredTokens
 from shared.clickhouse.contract import Limits
 from shared.clock import Clock, Deadline
 from shared.observe.metrics import Metrics
@@ -38,7 +39,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     clock: Clock
     clickhouse: Engine
     serving: Serving
-    tokens: TokenStore
+    tokens: StoredTokens
     metrics: Metrics
 
 
@@ -63,6 +64,7 @@ def query_routes(parts: Parts) -> Routes:
     )
     return [
         pipes_route(queries),
+        tokens_route(parts.tokens, parts.serving, parts.clock),
         sql_route(queries),
         *docs_routes(parts.tokens, parts.serving, parts.clickhouse),
     ]

@@ -31,7 +31,9 @@ from ingest.progress import Progress
 from ingest.source.local import LocalSource
 from ingest.worker import Worker, WorkerSettings
 from query.serving import Serving
-from shared.auth.tokens import AdminTokenStore, load_or_create_admin_token
+from shared.auth.opening import open_tokens
+from shared.auth.stored import StoredTokens
+from shared.auth.tokens import load_or_create_admin_token
 from shared.clock import Clock, SystemClock
 from shared.datafile.project import LoadedProject, load_project
 from shared.errors import AppError, LogUnavailableError
@@ -93,8 +95,9 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     service.on_close("pipelines", worker.close)
     state = await read_state(clickhouse)
     await worker.recover(state.datasources.values())
+    tokens = await open_tokens(clickhouse, settings, admin_token=token, clock=clock)
     releaser = Releaser(clickhouse, serving, worker, clock)
-    released = await releaser.release(_load(options))
+    released = await _release(releaser, tokens, options)
     running = Running(
         url=f"http://{settings.host}:{listener.getsockname()[1]}",
         token=token,
@@ -109,13 +112,14 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
         await _load_fixtures(running, options.folders)
     service.background("retention", _retain(local_log, settings, clock))
     if options.watch:
-        service.background("watch", _reload(releaser, running, options))
+        service.background("watch", _reload(releaser, tokens, running, options))
+    service.background("tokens", tokens.watch())
     parts = Parts(
         settings=settings,
         clock=clock,
         clickhouse=clickhouse,
         serving=serving,
-        tokens=AdminTokenStore(token),
+        tokens=tokens,
         metrics=metrics,
     )
     routes = [*events_routes(parts, local_log, progress), *query_routes(parts)]
@@ -175,11 +179,19 @@ async def _retain(local_log: LocalLog, settings: Settings, clock: Clock) -> None
             log.warning("retention_failed", error=str(error))
 
 
-async def _reload(releaser: Releaser, running: Running, options: DevOptions) -> None:
+async def _release(releaser: Releaser, tokens: StoredTokens, options: DevOptions) -> Released:
+    released = await releaser.release(_load(options))
+    await tokens.apply_workspace(released.workspace)
+    return released
+
+
+async def _reload(
+    releaser: Releaser, tokens: StoredTokens, running: Running, options: DevOptions
+) -> None:
     """Release every change of the files; nothing that goes wrong ends the server."""
     async for _ in watch_project(options.folders):
         try:
-            running.released = await releaser.release(_load(options))
+            running.released = await _release(releaser, tokens, options)
         except AppError as error:
             log.error("release_failed", error=str(error), code=error.code)
         else:

@@ -20,6 +20,8 @@ from deploy.plan import Plan
 from deploy.record import DeploymentRecord
 from deploy.rollout import Rollout, plan_rollout
 from deploy.throwaway import throwaway
+from shared.auth.opening import open_tokens
+from shared.auth.tokens import load_or_create_admin_token
 from shared.clickhouse.contract import Statement
 from shared.clock import SystemClock
 from shared.datafile.project import LoadedProject, load_project
@@ -81,18 +83,21 @@ async def _deploy(
         if check:
             return EXIT_BAD if plan.refusals else 0
         rollout = Rollout(engine, DeploymentRecord(engine, clock), clock, say)
-        return await _roll_out(rollout, project, plan, take_over)
+        await _roll_out(rollout, project, plan, take_over)
+        token = load_or_create_admin_token(settings.data, settings.admin_token)
+        tokens = await open_tokens(engine, settings, admin_token=token, clock=clock)
+        await tokens.apply_workspace(project.workspace)
+        return 0
     finally:
         await engine.close()
 
 
-async def _roll_out(rollout: Rollout, project: LoadedProject, plan: Plan, take_over: bool) -> int:
+async def _roll_out(rollout: Rollout, project: LoadedProject, plan: Plan, take_over: bool) -> None:
     done = await rollout.run(project, plan, take_over=take_over)
     if done.id is None:
         say("Nothing to do: this project is live already.")
     else:
         say(f"Deployment {done.id} is live; running processes switch within seconds.")
-    return 0
 
 
 async def _checked_views(folders: Sequence[Path]) -> Mapping[str, ViewDefinition] | None:
