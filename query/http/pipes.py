@@ -25,9 +25,12 @@ from msgspec import Struct
 from prometheus_client import Counter, Histogram
 
 from query.cache import AnswerCache
+from query.explain import Explanation
 from query.formats import OutputFormat, output_settings, split_name
 from query.http.body import read_arguments
 from query.http.cached import CachedAnswers
+from query.http.explain import SUFFIX as EXPLAIN_SUFFIX
+from query.http.explain import explain_endpoint
 from query.http.listing import pipe_details, pipe_list
 from query.over import over_result
 from query.parameters import merge_arguments
@@ -195,16 +198,26 @@ class _PipesApi:
             planned = await over_result(serving.parse, planned, str(over))
         return planned
 
+    async def _explain(self, name: str, grant: Grant, scope: HTTPScope) -> Explanation:
+        services = self._services
+        limits = tightened(services.limits, grant.limits)
+        pairs = query_pairs(scope["query_string"])
+        return await explain_endpoint(
+            services.serving, services.clickhouse, limits, grant, name, pairs
+        )
+
     async def describe(self, name: str, scope: HTTPScope, send: Send) -> None:
         """Say what a pipe is, or what pipes there are."""
         require_method(cast(Scope, scope), "GET", "HEAD")
         grant = authenticate(cast(Scope, scope), self._services.tokens)
         planner = self._services.serving.planner
-        said: object = (
-            pipe_details(planner.workspace, name, grant, planner.template)
-            if name
-            else pipe_list(planner.workspace, grant, planner.template)
-        )
+        said: object
+        if name.endswith(EXPLAIN_SUFFIX):
+            said = await self._explain(name.removesuffix(EXPLAIN_SUFFIX), grant, scope)
+        elif name:
+            said = pipe_details(planner.workspace, name, grant, planner.template)
+        else:
+            said = pipe_list(planner.workspace, grant, planner.template)
         body = msgspec.json.encode(said, enc_hook=str)
         await _send_plain(send, 200, body, ((b"content-type", JSON_MEDIA_TYPE.encode()),))
 
