@@ -20,7 +20,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """Consecutive records of one partition, as parallel lists of one length.
 
     Offsets ascend and may have holes. A value of None is a tombstone. ``next`` is the offset to
-    read from afterwards; it may lie beyond the last offset plus one.
+    read from afterwards; it may lie beyond the last offset plus one. ``keys`` and ``headers`` (name
+    and value pairs of each record) are None unless the source was asked for them.
     """
 
     partition: Partition
@@ -28,6 +29,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     values: Sequence[bytes | None]
     timestamps_ms: Sequence[int]
     next: int
+    keys: Sequence[bytes | None] | None = None
+    headers: Sequence[Sequence[tuple[str, bytes | None]]] | None = None
 
 
 class CellError(Struct, frozen=True):

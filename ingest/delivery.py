@@ -117,7 +117,13 @@ def _expect(state: State, event: Event, phase: Phase) -> State:
 
 
 def _metadata(state: State, intent: Intent | None) -> Metadata:
-    return Metadata(version=METADATA_VERSION, stream=state.stream, walk=state.walk, intent=intent)
+    return Metadata(
+        version=METADATA_VERSION,
+        stream=state.stream,
+        walk=state.walk,
+        intent=intent,
+        partitions=state.partitions,
+    )
 
 
 def _assigned(state: State, event: Assigned) -> Step:
@@ -130,6 +136,7 @@ def _assigned(state: State, event: Assigned) -> Step:
         walk=found.walk if found else event.walk,
         position=event.offset,
         intent=found.intent if found else None,
+        partitions=event.partitions,
     )
     return Step(state, (Commit(state.position, _metadata(state, state.intent)),))
 

@@ -34,12 +34,16 @@ class Intent(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Metadata(Struct, frozen=True, kw_only=True, array_like=True):
-    """What every commit carries beside its offset."""
+    """What every commit carries beside its offset.
+
+    ``partitions`` is how many the topic had when the group began.
+    """
 
     version: int
     stream: int
     walk: str
     intent: Intent | None = None
+    partitions: int = 0
 
     def encode(self) -> str:
         """The text that is committed."""
@@ -100,6 +104,7 @@ class State(Struct, frozen=True, kw_only=True):
     refused: bool = False
     draining: bool = False
     is_flowing: bool = False
+    partitions: int = 0
 
 
 # Events ---------------------------------------------------------------------------------------
@@ -116,6 +121,7 @@ class Assigned(Struct, frozen=True, kw_only=True):
     metadata: Metadata | None
     stream: int
     walk: str
+    partitions: int = 0
 
 
 class Committed(Struct, frozen=True):

@@ -145,6 +145,7 @@ class PartitionDelivery:
             metadata=messages.decode_metadata(found.metadata),
             stream=found.stream,
             walk=uuid.uuid4().hex[:12],
+            partitions=found.partitions,
         )
 
     def _tell(self, event: Event) -> Sequence[Action]:

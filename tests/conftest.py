@@ -15,6 +15,9 @@ import pytest
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clickhouse.sql import quote_identifier
+from tests.kafka.fixture import kafka_broker
+
+__all__ = ["kafka_broker"]
 
 _numbers = itertools.count(1)
 

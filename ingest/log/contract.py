@@ -15,7 +15,10 @@ from ingest.chunk import Partition
 
 
 class Appended(Struct, frozen=True):
-    """Where the records of one call are: ``[first, next)`` of one partition."""
+    """Where the records of one call are: within ``[first, next)`` of one partition, in order.
+
+    Where a log has several writers, records of others may lie between those of a large call.
+    """
 
     partition: Partition
     first: int
@@ -29,11 +32,12 @@ class Log(Protocol):
     async def append(self, topic: str, values: Sequence[bytes]) -> Appended:
         """Append records; returning means they survive the end of this process.
 
-        The records of one call are contiguous, in order, in one partition. A topic that does not
-        exist is created.
+        The records of one call are in one partition, in order. A topic that does not exist is
+        created.
 
         Raises:
-            LogUnavailableError: Nothing was appended, or it is not known whether it was.
+            LogUnavailableError: Not all was appended, or it is not known whether it was.
+            SaturatedError: More is waiting than fits; nothing was appended.
         """
         ...
 

@@ -21,7 +21,9 @@ class Assignment(Struct, frozen=True, kw_only=True):
 
     ``offset`` is the committed position, None when nothing was ever committed; ``metadata`` the
     text committed with it. ``stream`` identifies the records' log: cluster, topic and epoch.
-    ``log_start`` is the oldest offset that can still be read.
+    ``log_start`` is the oldest offset that can still be read, ``log_end`` the one behind the
+    newest. ``start`` is where to begin without a commit, None when a person has to say so.
+    ``partitions`` is how many the topic had when the group began, to be kept in every commit.
     """
 
     partition: Partition
@@ -29,10 +31,17 @@ class Assignment(Struct, frozen=True, kw_only=True):
     metadata: str | None
     stream: int
     log_start: int
+    log_end: int
+    start: int | None = 0
+    partitions: int = 0
 
 
 class Poll(Struct, frozen=True, kw_only=True):
-    """What happened since the last poll: revocations first, then assignments, then records."""
+    """What happened since the last poll: revocations first, then assignments, then records.
+
+    Commits of a revoked partition still work until ``let_go`` was called for it, or until the
+    group has waited long enough.
+    """
 
     revoked: tuple[Partition, ...] = ()
     assigned: tuple[Assignment, ...] = ()
@@ -76,6 +85,14 @@ class Source(Protocol):
 
     async def commit(self, partition: Partition, offset: int, metadata: str) -> bool:
         """Commit; False when it was refused or it is not known whether it took effect."""
+        ...
+
+    def holds(self, partition: Partition) -> bool:
+        """Whether the partition is certainly still ours, so that something may be inserted."""
+        ...
+
+    def let_go(self, partition: Partition) -> None:
+        """Nothing of a revoked partition is under way any more."""
         ...
 
     def lag(self, partition: Partition, position: int) -> int:

@@ -25,6 +25,7 @@ class LocalSource:
         self._topic = topic
         self._group = group
         self._unassigned: list[Partition] | None = None
+        self._count = 0
         self._positions: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
         self._changed = asyncio.Event()
@@ -38,6 +39,7 @@ class LocalSource:
         """See ``Source``."""
         if self._unassigned is None:
             topic = await self._log.create_topic(self._topic)
+            self._count = topic.partitions
             self._unassigned = [Partition(self._topic, n) for n in range(topic.partitions)]
         if self._unassigned:
             return await self._assign()
@@ -64,7 +66,10 @@ class LocalSource:
                     offset=committed.position if committed else None,
                     metadata=committed.metadata if committed else None,
                     stream=self._log.stream(partition.topic),
-                    log_start=await self._log.log_start(partition),
+                    log_start=(start := await self._log.log_start(partition)),
+                    log_end=self._log.end(partition),
+                    start=start,
+                    partitions=self._count,
                 )
             )
         # Others may have been given back meanwhile; the next poll assigns those.
@@ -124,6 +129,13 @@ class LocalSource:
         except LogUnavailableError:
             return False
         return True
+
+    def holds(self, partition: Partition) -> bool:
+        """See ``Source``; nobody else can have it."""
+        return True
+
+    def let_go(self, partition: Partition) -> None:
+        """See ``Source``; nothing is ever revoked."""
 
     def lag(self, partition: Partition, position: int) -> int:
         """See ``Source``."""

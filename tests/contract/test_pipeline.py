@@ -12,6 +12,7 @@ import pytest
 
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
+from ingest.messages import decode_metadata
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clickhouse.failures import InsertFailureError, InsertRetriableError
@@ -95,8 +96,10 @@ async def test_an_open_range_is_completed_by_recovery_alone(rig: Rig) -> None:
     worker = rig.worker(crash)
     partition, next_ = await rig.send(10)
     async with asyncio.timeout(10):
-        while (found := await rig.log.committed("" + rig.name, partition)) is None or (
-            '"' not in found.metadata or found.metadata.endswith("null]")
+        while (
+            (found := await rig.log.committed(rig.name, partition)) is None
+            or (metadata := decode_metadata(found.metadata)) is None
+            or metadata.intent is None
         ):
             await asyncio.sleep(0.01)
     await kill(worker)
@@ -105,7 +108,9 @@ async def test_an_open_range_is_completed_by_recovery_alone(rig: Rig) -> None:
     await idle.recover([rig.datasource])
     committed = await rig.log.committed(rig.name, partition)
     assert committed is not None
-    assert (committed.position, committed.metadata.endswith("null]")) == (next_, True)
+    settled = decode_metadata(committed.metadata)
+    assert settled is not None
+    assert (committed.position, settled.intent) == (next_, None)
     await rig.assert_exactly_once()
 
 

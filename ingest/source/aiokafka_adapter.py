@@ -1,0 +1,356 @@
+"""Everything that touches the inside of aiokafka, which is pinned exactly because of it.
+
+Its public interface commits under the member and generation of the moment, makes an object of
+every record, and does not know topic ids. ``tests/kafka/test_adapter.py`` fails when one of the
+names used here moves.
+"""
+
+# The point of this module is to reach into another library, in one place.
+# ruff: noqa: SLF001
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import errors as kafka_errors
+from aiokafka.consumer.fetcher import FetchResult  # type: ignore[import-untyped]
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest  # type: ignore[import-untyped]
+from msgspec import Struct
+
+from ingest.source.kafka_requests import MetadataRequest
+
+PINNED_VERSION = "0.14.0"
+# It counts the time in which the machine sleeps, where the system has such a clock.
+_LEASE_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Membership(Struct, frozen=True):
+    """Who we are in the group; an evicted member never gets the same pair again."""
+
+    member_id: str
+    generation: int
+
+
+class CommitAnswer(Enum):
+    """What is known of a commit.
+
+    ``REPEAT``: it had no effect and may be sent again under the same membership. ``UNKNOWN``: it
+    may have taken effect, or may yet.
+    """
+
+    DONE = "done"
+    REFUSED = "refused"
+    REPEAT = "repeat"
+    UNKNOWN = "unknown"
+
+
+class Fetched(Struct, frozen=True, kw_only=True):
+    """Consecutive records as parallel lists; ``next`` is where to read on."""
+
+    offsets: Sequence[int]
+    values: Sequence[bytes | None]
+    timestamps_ms: Sequence[int]
+    keys: Sequence[bytes | None] | None
+    headers: Sequence[Any] | None
+    size_bytes: int
+    next: int
+
+
+_REPEATABLE = {
+    kafka_errors.GroupLoadInProgressError,
+    kafka_errors.GroupCoordinatorNotAvailableError,
+    kafka_errors.NotCoordinatorForGroupError,
+}
+_NOT_A_MEMBER = {kafka_errors.UnknownMemberIdError, kafka_errors.IllegalGenerationError}
+_REFUSALS = _NOT_A_MEMBER | {
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.OffsetMetadataTooLargeError,
+    kafka_errors.InvalidCommitOffsetSizeError,
+    kafka_errors.UnknownTopicOrPartitionError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.TopicAuthorizationFailedError,
+}
+
+
+def lease_clock_s() -> float:
+    """Seconds on a clock that goes on while the machine is suspended."""
+    return time.clock_gettime(_LEASE_CLOCK)
+
+
+class GroupMember:
+    """One consumer's place in its group: identity, lease, and commits that are really fenced.
+
+    Args:
+        consumer: Started, with a group.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._coordinator: Any = consumer._coordinator
+        self._group: str = self._coordinator.group_id
+        self._one_commit = asyncio.Lock()
+        self._renewed_s = 0.0
+        heartbeat = self._coordinator._do_heartbeat
+
+        async def counted_heartbeat() -> bool:
+            sent_s = lease_clock_s()
+            answered = bool(await heartbeat())
+            if answered:
+                self.renew(sent_s)
+            return answered
+
+        self._coordinator._do_heartbeat = counted_heartbeat
+
+    @property
+    def membership(self) -> Membership | None:
+        """Who we are now; None while we are nobody."""
+        if self._coordinator.generation < 0 or not self._coordinator.member_id:
+            return None
+        return Membership(self._coordinator.member_id, self._coordinator.generation)
+
+    @property
+    def lease_age_s(self) -> float:
+        """Seconds since the broker certainly counted us as a member."""
+        return lease_clock_s() - self._renewed_s
+
+    def renew(self, sent_s: float) -> None:
+        """The broker answered something that was sent at this time."""
+        self._renewed_s = max(self._renewed_s, sent_s)
+
+    def check(self) -> None:
+        """Raise what went wrong in the background.
+
+        Raises:
+            KafkaError: The group cannot be joined.
+        """
+        self._coordinator.check_errors()
+
+    async def commit(
+        self, membership: Membership, partition: TopicPartition, offset: int, metadata: str
+    ) -> CommitAnswer:
+        """Commit under exactly this membership, once; never two at a time."""
+        entry = (partition.topic, [(partition.partition, offset, metadata)])
+        request = OffsetCommitRequest(
+            self._group, membership.generation, membership.member_id, -1, [entry]
+        )
+        async with self._one_commit:
+            sent_s = lease_clock_s()
+            try:
+                response = await self._coordinator._send_req(request)
+            except (
+                kafka_errors.NodeNotReadyError,
+                kafka_errors.GroupCoordinatorNotAvailableError,
+            ):
+                return CommitAnswer.REPEAT
+            except kafka_errors.KafkaError:
+                return CommitAnswer.UNKNOWN
+        ((_, ((_, code),)),) = response.topics
+        return self._judge(kafka_errors.for_code(code), membership, sent_s)
+
+    def _judge(self, error: type[Exception], membership: Membership, sent_s: float) -> CommitAnswer:
+        if error is kafka_errors.NoError:
+            self.renew(sent_s)
+            return CommitAnswer.DONE
+        if error in _REPEATABLE:
+            if error is not kafka_errors.GroupLoadInProgressError:
+                self._coordinator.coordinator_dead()
+            return CommitAnswer.REPEAT
+        if error in _NOT_A_MEMBER and membership == self.membership:
+            self._coordinator.reset_generation()
+        elif error is kafka_errors.RebalanceInProgressError:
+            self._coordinator.request_rejoin()
+        return CommitAnswer.REFUSED if error in _REFUSALS else CommitAnswer.UNKNOWN
+
+    async def find_coordinator(self) -> None:
+        """Wait until the group's broker is known again."""
+        await self._coordinator.ensure_coordinator_known()
+
+    async def leave(self, membership: Membership) -> None:
+        """Stop being this member; a new one joins by itself, and what this one sent is refused."""
+        if membership != self.membership:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await self._coordinator._maybe_leave_group()
+        if membership == self.membership:
+            self._coordinator.reset_generation()
+
+    async def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, str] | None]:
+        """Offset and metadata of each partition; None only where the broker says there is none.
+
+        Raises:
+            KafkaError: It is not known.
+        """
+        topics: dict[str, list[int]] = {}
+        for partition in partitions:
+            topics.setdefault(partition.topic, []).append(partition.partition)
+        await self._coordinator.ensure_coordinator_known()
+        request = OffsetFetchRequest(self._group, list(topics.items()))
+        response = await self._coordinator._send_req(request)
+        found: dict[TopicPartition, tuple[int, str] | None] = {}
+        for topic, entries in response.topics:
+            for number, offset, metadata, code in entries:
+                _raise_for(code)
+                known = None if offset == -1 else (offset, metadata or "")
+                found[TopicPartition(topic, number)] = known
+        _raise_for(getattr(response, "error_code", 0))
+        if missing := set(partitions) - found.keys():
+            raise kafka_errors.UnknownTopicOrPartitionError(str(missing))
+        return found
+
+
+def _raise_for(code: int) -> None:
+    error = kafka_errors.for_code(code)
+    if error is not kafka_errors.NoError:
+        raise error()
+
+
+# Records --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def polling(consumer: AIOKafkaConsumer) -> Iterator[None]:
+    """Count as activity, without which the group takes us for dead."""
+    with consumer._subscription.fetch_context():
+        yield
+
+
+async def wait_for_records(
+    consumer: AIOKafkaConsumer, event: asyncio.Event, timeout_s: float
+) -> None:
+    """Wait until something was fetched, the event is set, or the time is over.
+
+    Raises:
+        KafkaError: Nothing can be fetched.
+    """
+    fetched = consumer._fetcher._create_fetch_waiter()
+    changed = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait(
+            {fetched, changed}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if fetched.done():
+            fetched.result()
+    finally:
+        changed.cancel()
+        fetched.cancel()
+
+
+def take(
+    consumer: AIOKafkaConsumer,
+    partition: TopicPartition,
+    *,
+    max_rows: int,
+    max_bytes: int,
+    with_keys: bool = False,
+    with_headers: bool = False,
+) -> Fetched | None:
+    """Records that were fetched and not taken yet, whole batches of the log at a time.
+
+    Raises:
+        KafkaError: What the broker answered instead.
+    """
+    fetcher = consumer._fetcher
+    result = fetcher._records.get(partition)
+    if result is None:
+        return None
+    if not isinstance(result, FetchResult):
+        _fetch_on(fetcher, partition)
+        result.check_raise()
+    if not result.check_assignment(partition):
+        if not result.has_more():
+            _fetch_on(fetcher, partition)
+        return None
+    part: Any = result._partition_records
+    try:
+        taken = _unpack(part, max_rows, max_bytes, with_keys=with_keys, with_headers=with_headers)
+    except kafka_errors.KafkaError:
+        # What was unpacked of it is lost with the error: fetch it again.
+        fetcher.seek_to(partition, result._assignment.state_value(partition).position)
+        raise
+    result._update_position()
+    if not part._records.has_next():
+        result._partition_records = None
+        _fetch_on(fetcher, partition)
+    return taken
+
+
+def _fetch_on(fetcher: Any, partition: TopicPartition) -> None:
+    del fetcher._records[partition]
+    fetcher._notify(fetcher._wait_consume_future)
+
+
+def _unpack(
+    part: Any, max_rows: int, max_bytes: int, *, with_keys: bool, with_headers: bool
+) -> Fetched:
+    """The next batches of a fetched piece of the log, committed records only."""
+    records: list[Any] = []
+    values: list[bytes | None] = []
+    size = 0
+    while part._records.has_next() and len(records) < max_rows and size < max_bytes:
+        batch = part._records.next_batch()
+        if not batch.validate_crc():
+            raise kafka_errors.CorruptRecordException(f"Invalid CRC - {part._tp}")
+        if _is_visible(part, batch):
+            start = part.next_fetch_offset
+            found = [record for record in batch if record.offset >= start]
+            bodies = [record.value for record in found]
+            size += sum([len(body) for body in bodies if body is not None])
+            records += found
+            values += bodies
+        part.next_fetch_offset = batch.next_offset
+    return Fetched(
+        offsets=[record.offset for record in records],
+        values=values,
+        timestamps_ms=[record.timestamp for record in records],
+        keys=[record.key for record in records] if with_keys else None,
+        headers=[record.headers for record in records] if with_headers else None,
+        size_bytes=size,
+        next=part.next_fetch_offset,
+    )
+
+
+def _is_visible(part: Any, batch: Any) -> bool:
+    """Whether a batch holds records of ours to see: no marker, and not of an aborted producer."""
+    part._consume_aborted_up_to(batch.base_offset)
+    if batch.is_control_batch:
+        if part._contains_abort_marker(batch):
+            part._aborted_producers.discard(batch.producer_id)
+        return False
+    return not (batch.is_transactional and batch.producer_id in part._aborted_producers)
+
+
+class TopicFacts(Struct, frozen=True, kw_only=True):
+    """What tells a topic from every other: also from one that had its name before."""
+
+    cluster_id: str
+    topic_id: str
+    partitions: int
+
+
+async def topic_facts(consumer: AIOKafkaConsumer, topic: str) -> TopicFacts | None:
+    """Identity and size of a topic; None where the broker is too old to tell.
+
+    Raises:
+        KafkaError: The broker does not answer, or the topic does not exist.
+    """
+    client = consumer._client
+    node = client.get_random_node()
+    if node is None:
+        raise kafka_errors.NodeNotReadyError("no broker is known")
+    try:
+        response = await client.send(node, MetadataRequest(topic))
+    except NotImplementedError:
+        return None
+    ((code, _, topic_id, _, partitions, *_),) = response.topics
+    _raise_for(code)
+    return TopicFacts(
+        cluster_id=response.cluster_id, topic_id=topic_id.hex, partitions=len(partitions)
+    )

@@ -1,0 +1,408 @@
+"""Reads a topic of Kafka as a member of a consumer group.
+
+The library joins the group, keeps the membership alive and fetches. What decides whether a record
+is stored once is ours: commits go out under the member id and generation of the assignment and are
+never repeated under another; no record passes before ``open``; positions are never reset by the
+client. A rebalance takes every partition; the holder may finish the range under way before it
+calls ``let_go``, for as long as the group waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import errors as kafka_errors
+from msgspec import Struct
+
+from ingest.chunk import Chunk, Partition
+from ingest.log.kafka_connection import KafkaConnection
+from ingest.messages import decode_metadata
+from ingest.source.aiokafka_adapter import (
+    CommitAnswer,
+    Fetched,
+    GroupMember,
+    Membership,
+    lease_clock_s,
+    polling,
+    take,
+    topic_facts,
+    wait_for_records,
+)
+from ingest.source.contract import Assignment, Poll
+from ingest.source.kafka_options import KafkaSourceOptions, fetch_options, stream_of
+from ingest.source.kafka_reader import RangeReader
+from shared.errors import ConfigError, LogUnavailableError
+
+log = structlog.get_logger(__name__)
+
+_REPEAT_COMMIT_AFTER_S = 0.1
+
+
+class _Owned(Struct, kw_only=True):
+    """A partition that was handed out; mutable because it is opened, paused and taken back."""
+
+    membership: Membership
+    log_end: int
+    is_open: bool = False
+    is_paused: bool = False
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Tells the source what the group decides; must not raise, the library would swallow it."""
+
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._source._take_back()  # noqa: SLF001
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._source._assign(assigned)  # noqa: SLF001
+
+
+class KafkaSource:
+    """The ``Source`` of one group over one topic of a cluster.
+
+    Args:
+        connection: The cluster.
+        topic: Read by this source only, within this process and group.
+        group: Whose commits these are.
+        options: How it is read.
+        create_topic: Makes the topic where it does not exist; without it its absence is an error.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        group: str,
+        *,
+        options: KafkaSourceOptions | None = None,
+        create_topic: Callable[[str], Awaitable[object]] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._group = group
+        self._options = options or KafkaSourceOptions()
+        self._create_topic = create_topic
+        self._consumer: AIOKafkaConsumer | None = None
+        self._member: GroupMember | None = None
+        self._reader = RangeReader(connection, fetch_options(self._options))
+        self._owned: dict[Partition, _Owned] = {}
+        self._fresh: dict[Partition, Membership] = {}
+        self._revoked: set[Partition] = set()
+        self._kept: set[Partition] = set()
+        self._all_let_go = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"KafkaSource({self._topic}, {self._group}, owned={len(self._owned)})"
+
+    # Starting ---------------------------------------------------------------------------------
+
+    async def _started(self) -> AIOKafkaConsumer:
+        if self._consumer is not None:
+            return self._consumer
+        if self._create_topic is not None:
+            await self._create_topic(self._topic)
+        consumer = AIOKafkaConsumer(
+            group_id=self._group,
+            **self._connection.client_options(),
+            **self._options.consumer_options(),
+        )
+        try:
+            await consumer.start()
+            await topic_facts(consumer, self._topic)
+            self._member = GroupMember(consumer)
+            consumer.subscribe([self._topic], listener=_Listener(self))
+        except BaseException as error:
+            await consumer.stop()
+            if isinstance(error, kafka_errors.KafkaError):
+                raise self._unavailable(error) from error
+            raise
+        self._consumer = consumer
+        return consumer
+
+    def _unavailable(self, error: Exception) -> LogUnavailableError:
+        if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+            return LogUnavailableError(
+                f"Topic '{self._topic}' does not exist in Kafka.", hint="Create it."
+            )
+        name = type(error).__name__
+        return LogUnavailableError(f"Kafka does not serve topic '{self._topic}': {name} {error}")
+
+    # Rebalances -------------------------------------------------------------------------------
+
+    async def _take_back(self) -> None:
+        """The group is about to rebalance: wait for ranges under way, then let go of everything."""
+        self._fresh.clear()
+        self._revoked |= self._owned.keys()
+        self._kept = set(self._owned)
+        self._all_let_go.clear()
+        self._changed.set()
+        assert self._member is not None
+        is_member = any(o.membership == self._member.membership for o in self._owned.values())
+        if self._kept and is_member and not self._closed:
+            try:
+                async with asyncio.timeout(self._options.revoke_timeout_s):
+                    await self._all_let_go.wait()
+            except TimeoutError:
+                log.warning("partitions_not_let_go", topic=self._topic, count=len(self._kept))
+        self._owned.clear()
+
+    def let_go(self, partition: Partition) -> None:
+        """See ``Source``."""
+        self._kept.discard(partition)
+        if not self._kept:
+            self._all_let_go.set()
+
+    def _assign(self, assigned: Iterable[TopicPartition]) -> None:
+        assert self._member is not None
+        membership = self._member.membership
+        if membership is None:
+            return
+        self._member.renew(lease_clock_s())
+        for tp in assigned:
+            self._pause(tp)
+            self._fresh[Partition(tp.topic, tp.partition)] = membership
+        self._changed.set()
+
+    def _pause(self, tp: TopicPartition) -> None:
+        if self._consumer is not None and tp in self._consumer.assignment():
+            self._consumer.pause(tp)
+
+    async def _resolve(self, consumer: AIOKafkaConsumer) -> Poll:
+        """Hand out what was assigned, with everything that its holder has to know."""
+        assert self._member is not None
+        fresh = dict(self._fresh)
+        tps = {p: TopicPartition(p.topic, p.number) for p in fresh}
+        facts = await topic_facts(consumer, self._topic)
+        if facts is None:
+            raise ConfigError(
+                "This Kafka broker does not tell topic ids.", hint="Kafka 2.8 or later does."
+            )
+        everything = [TopicPartition(self._topic, n) for n in range(facts.partitions)]
+        committed = await self._member.committed(everything)
+        starts = await consumer.beginning_offsets(list(tps.values()))
+        ends = await consumer.end_offsets(list(tps.values()))
+        born = _first_partitions(committed.values())
+        assigned = []
+        for partition, membership in fresh.items():
+            if self._fresh.get(partition) is not membership:
+                continue
+            del self._fresh[partition]
+            tp = tps[partition]
+            found = committed[tp]
+            is_old = born is None or partition.number < born
+            self._owned[partition] = _Owned(membership=membership, log_end=ends[tp])
+            assigned.append(
+                Assignment(
+                    partition=partition,
+                    offset=found[0] if found else None,
+                    metadata=found[1] if found else None,
+                    stream=stream_of(facts, self._options.epoch),
+                    log_start=starts[tp],
+                    log_end=ends[tp],
+                    start=self._start(starts[tp], ends[tp], is_old=is_old),
+                    partitions=born or facts.partitions,
+                )
+            )
+        return Poll(assigned=tuple(assigned))
+
+    def _start(self, log_start: int, log_end: int, *, is_old: bool) -> int | None:
+        """Where a partition begins that has no commit; partitions added later from their start."""
+        if not is_old or self._options.reset == "earliest":
+            return log_start
+        return log_end if self._options.reset == "latest" else None
+
+    # Reading ----------------------------------------------------------------------------------
+
+    async def poll(self, *, max_rows: int, max_bytes: int, timeout_s: float) -> Poll:
+        """See ``Source``."""
+        consumer = await self._started()
+        assert self._member is not None
+        try:
+            self._member.check()
+            self._changed.clear()
+            if self._revoked:
+                revoked, self._revoked = tuple(self._revoked), set()
+                return Poll(revoked=revoked)
+            if self._fresh:
+                return await self._resolve(consumer)
+            with polling(consumer):
+                chunks = self._drain(consumer, max_rows, max_bytes)
+                if not chunks:
+                    await wait_for_records(consumer, self._changed, timeout_s)
+                    chunks = self._drain(consumer, max_rows, max_bytes)
+        except kafka_errors.KafkaError as error:
+            raise self._unavailable(error) from error
+        return Poll(chunks=tuple(chunks))
+
+    def _drain(self, consumer: AIOKafkaConsumer, max_rows: int, max_bytes: int) -> list[Chunk]:
+        """What was fetched of open partitions; the others get their turn at the next poll."""
+        chunks = []
+        for partition, owned in list(self._owned.items()):
+            if not owned.is_open or owned.is_paused or max_rows <= 0 or max_bytes <= 0:
+                continue
+            try:
+                fetched = take(
+                    consumer,
+                    TopicPartition(partition.topic, partition.number),
+                    max_rows=max_rows,
+                    max_bytes=max_bytes,
+                    with_keys=self._options.with_keys,
+                    with_headers=self._options.with_headers,
+                )
+            except kafka_errors.OffsetOutOfRangeError:
+                self._reassign(partition, owned)
+                continue
+            if fetched is None:
+                continue
+            # The next poll begins with another partition.
+            self._owned[partition] = self._owned.pop(partition)
+            max_rows -= len(fetched.offsets)
+            max_bytes -= fetched.size_bytes
+            chunks.append(chunk_of(partition, fetched))
+        return chunks
+
+    def _reassign(self, partition: Partition, owned: _Owned) -> None:
+        """Take a partition back and hand it out once more, under the same membership."""
+        del self._owned[partition]
+        self._pause(TopicPartition(partition.topic, partition.number))
+        self._revoked.add(partition)
+        self._fresh[partition] = owned.membership
+        self._changed.set()
+
+    def open(self, partition: Partition, offset: int) -> None:
+        """See ``Source``."""
+        owned = self._owned.get(partition)
+        tp = TopicPartition(partition.topic, partition.number)
+        if owned is None or self._consumer is None or tp not in self._consumer.assignment():
+            return
+        owned.is_open, owned.is_paused = True, False
+        self._consumer.seek(tp, offset)
+        self._consumer.resume(tp)
+        self._changed.set()
+
+    def pause(self, partition: Partition) -> None:
+        """See ``Source``."""
+        if owned := self._owned.get(partition):
+            owned.is_paused = True
+            self._pause(TopicPartition(partition.topic, partition.number))
+
+    def resume(self, partition: Partition) -> None:
+        """See ``Source``."""
+        owned = self._owned.get(partition)
+        tp = TopicPartition(partition.topic, partition.number)
+        if owned is None or self._consumer is None or tp not in self._consumer.assignment():
+            return
+        owned.is_paused = False
+        self._consumer.resume(tp)
+        self._changed.set()
+
+    async def read(self, partition: Partition, first: int, next_: int) -> Sequence[Chunk]:
+        """See ``Source``."""
+        try:
+            fetched = await self._reader.read(
+                TopicPartition(partition.topic, partition.number),
+                first,
+                next_,
+                with_keys=self._options.with_keys,
+                with_headers=self._options.with_headers,
+            )
+        except kafka_errors.KafkaError as error:
+            raise self._unavailable(error) from error
+        return [chunk_of(partition, piece) for piece in fetched]
+
+    def lag(self, partition: Partition, position: int) -> int:
+        """See ``Source``."""
+        owned = self._owned.get(partition)
+        tp = TopicPartition(partition.topic, partition.number)
+        if owned is None or self._consumer is None or tp not in self._consumer.assignment():
+            return 0
+        end = self._consumer.highwater(tp)
+        return max(0, (owned.log_end if end is None else end) - position)
+
+    # Owning -----------------------------------------------------------------------------------
+
+    def holds(self, partition: Partition) -> bool:
+        """See ``Source``."""
+        owned = self._owned.get(partition)
+        return (
+            owned is not None
+            and self._member is not None
+            and owned.membership == self._member.membership
+            and self._member.lease_age_s < self._options.lease_s
+        )
+
+    async def commit(self, partition: Partition, offset: int, metadata: str) -> bool:
+        """See ``Source``; what is not answered makes us leave the group and join anew."""
+        assert self._member is not None
+        tp = TopicPartition(partition.topic, partition.number)
+        end_s = lease_clock_s() + self._options.commit_timeout_s
+        while (owned := self._owned.get(partition)) is not None:
+            answer = CommitAnswer.UNKNOWN
+            try:
+                async with asyncio.timeout(self._options.commit_timeout_s):
+                    answer = await self._member.commit(owned.membership, tp, offset, metadata)
+                    if answer is CommitAnswer.REPEAT:
+                        await asyncio.sleep(_REPEAT_COMMIT_AFTER_S)
+                        await self._member.find_coordinator()
+            except TimeoutError:
+                pass
+            if answer is CommitAnswer.DONE:
+                return True
+            if answer is CommitAnswer.UNKNOWN:
+                log.warning("commit_not_answered", topic=tp.topic, partition=tp.partition)
+                await self._member.leave(owned.membership)
+            if answer is not CommitAnswer.REPEAT or lease_clock_s() > end_s:
+                return False
+        return False
+
+    async def release(self, partition: Partition) -> None:
+        """See ``Source``; while the group rebalances, it is what assigns the partition anew."""
+        owned = self._owned.get(partition)
+        assert self._member is not None
+        if owned is None or owned.membership != self._member.membership:
+            return
+        del self._owned[partition]
+        self._pause(TopicPartition(partition.topic, partition.number))
+        self._fresh[partition] = owned.membership
+        self._changed.set()
+
+    async def close(self) -> None:
+        """See ``Source``; leaves the group, so that others take over at once."""
+        self._closed = True
+        self._kept.clear()
+        self._all_let_go.set()
+        self._owned.clear()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+        await self._reader.close()
+
+
+def _first_partitions(committed: Iterable[tuple[int, str] | None]) -> int | None:
+    """How many partitions the topic had when the group began; None when it begins now."""
+    found = [decode_metadata(entry[1]) for entry in committed if entry is not None]
+    if not found:
+        return None
+    # Where another program began, every partition without a commit was added later.
+    return max(metadata.partitions if metadata else 0 for metadata in found)
+
+
+def chunk_of(partition: Partition, fetched: Fetched) -> Chunk:
+    """What was fetched, as the pipeline takes it."""
+    return Chunk(
+        partition=partition,
+        offsets=fetched.offsets,
+        values=fetched.values,
+        timestamps_ms=fetched.timestamps_ms,
+        next=fetched.next,
+        keys=fetched.keys,
+        headers=fetched.headers,
+    )
