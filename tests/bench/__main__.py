@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.bench import bench_decode, bench_endpoint, bench_events, bench_pipeline
+from tests.bench import bench_answers, bench_decode, bench_endpoint, bench_events, bench_pipeline
 
 BENCHES = {
     "decode": bench_decode.main,
     "pipeline": bench_pipeline.main,
     "events": bench_events.main,
     "endpoint": bench_endpoint.main,
+    "answers": bench_answers.main,
 }
 
 
