@@ -1,0 +1,365 @@
+"""The embedded engine run as a server: many sessions, queries with ids, inserts of blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from shared.clickhouse.orphans import remove_orphans
+from shared.clickhouse.rowfile import row_file
+from shared.clickhouse.session import EngineError, Session, SessionPlan
+from shared.clickhouse.sql import literal, quote_identifier, quote_table
+from tests.standin.blocks import Block
+from tests.standin.errors import ServerError, server_error
+from tests.standin.running import Query, Running
+from tests.standin.text import (
+    InsertHead,
+    is_streamed,
+    replace_calls,
+    replace_tables,
+    split_format,
+)
+
+_MAX_IDLE = 8
+_BASE_SETTINGS: Mapping[str, str | int] = {"log_queries": 0}
+_KILL_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_KILL_WHERE = re.compile(r"\bWHERE\b(.*?)(?:\b(SYNC|ASYNC|TEST)\b)?\s*;?\s*\Z", re.I | re.S)
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """What a statement runs under.
+
+    ``readonly`` is the engine's setting: 0, 1 (settings cannot be changed) or 2.
+    """
+
+    database: str
+    settings: Mapping[str, str] = msgspec.field(default_factory=dict)
+    parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
+    readonly: int = 0
+
+
+class Column(Struct, frozen=True):
+    """A column of a table; ``kind`` is empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL."""
+
+    name: str
+    type: str
+    kind: str
+
+
+class Engine:
+    """The engine on one data folder; used from many threads.
+
+    Args:
+        folder: Where the data lies.
+        repair_orphans: Whether deduplication entries without a part are removed first, which no
+            server does.
+    """
+
+    def __init__(self, folder: Path, *, repair_orphans: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if repair_orphans:
+            remove_orphans(folder)
+        self._connection = str(folder.absolute())
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, int], list[Session]] = {}
+        self.running = Running()
+        self._control = self._open("", 0, {})
+        self.version = self._scalar("SELECT version()")
+        self.timezone = self._scalar("SELECT timezone()")
+        self.setting_names = frozenset(self._scalar("SELECT name FROM system.settings").split("\n"))
+        self.server_uuid = self._kept_uuid(folder / "standin-uuid")
+        self.boot_uuid = str(uuid.uuid4())
+        self._kill_lock = threading.Lock()
+
+    @staticmethod
+    def _kept_uuid(path: Path) -> str:
+        if not path.exists():
+            path.write_text(str(uuid.uuid4()))
+        return path.read_text()
+
+    def _scalar(self, sql: str) -> str:
+        return str(self._control.query(sql, "TSVRaw").bytes().decode().rstrip("\n"))
+
+    def _open(self, database: str, readonly: int, settings: Mapping[str, str]) -> Session:
+        plan = SessionPlan(
+            connection_string=self._connection,
+            database=database,
+            settings={**_BASE_SETTINGS, **settings},
+            read_only=readonly == 2,
+        )
+        try:
+            session = Session(plan)
+            if readonly == 1:
+                session.query("SET readonly = 1", "Null")
+        except (RuntimeError, EngineError) as error:
+            raise server_error(str(error)) from None
+        return session
+
+    @contextlib.contextmanager
+    def session(self, access: Access) -> Iterator[Session]:
+        """A session for one statement that leaves nothing behind in it."""
+        if access.readonly == 1:
+            fresh = self._open(access.database, 1, access.settings)
+            try:
+                yield fresh
+            finally:
+                fresh.close()
+            return
+        key = (access.database, access.readonly)
+        with self._lock:
+            idle = self._idle.setdefault(key, [])
+            session = idle.pop() if idle else None
+        session = session or self._open(access.database, access.readonly, {})
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        with self._lock:
+            if len(idle) < _MAX_IDLE:
+                idle.append(session)
+                return
+        session.close()
+
+    def own_session(self, access: Access) -> Session:
+        """A session for a connection, which keeps its state; the caller closes it."""
+        return self._open(access.database, access.readonly, {})
+
+    def run(
+        self, session: Session, query: Query, access: Access, sql: str, output_format: str
+    ) -> Any:
+        """Run one statement and return the engine's result.
+
+        Raises:
+            ServerError: The engine refused it, or it was killed.
+        """
+        query.check()
+        try:
+            if access.readonly != 1:
+                session.apply(access.settings)
+            return session.query(
+                f"{self.emulated(sql)}\n-- {query.marker}", output_format, access.parameters
+            )
+        except EngineError as error:
+            raise server_error(str(error)) from None
+
+    def run_into(
+        self,
+        session: Session,
+        query: Query,
+        access: Access,
+        sql: str,
+        output_format: str,
+        descriptor: int,
+    ) -> Any:
+        """Run a query and write its answer to a pipe; see ``run``."""
+        split = split_format(sql)
+        if not is_streamed(sql):
+            result = self.run(session, query, access, sql, split.format or output_format)
+            _write_all(descriptor, result.bytes())
+            return result
+        return self.run(
+            session,
+            query,
+            access,
+            f"{split.body}\nINTO OUTFILE '/proc/self/fd/{descriptor}' APPEND"
+            f"\nFORMAT {split.format or output_format} {split.tail}",
+            output_format,
+        )
+
+    def emulated(self, sql: str) -> str:
+        """The statement with what the embedded engine lacks put in its place."""
+        lowered = sql.lower()
+        if "system" in lowered:
+            tables: dict[tuple[str, str], str] = {}
+            if "processes" in lowered:
+                tables["system", "processes"] = self.running.processes_sql()
+            if "uuid" in lowered and "tables" in lowered:
+                tables["system", "tables"] = self._tables_sql()
+            if tables:
+                sql = replace_tables(sql, tables)
+        if "serveruuid" in lowered:
+            sql = replace_calls(sql, {"serverUUID": f"toUUID('{self.server_uuid}')"})
+        return sql
+
+    def _tables_sql(self) -> str:
+        # A server gives its system tables new identifiers at every start; this engine gives none.
+        return (
+            "(SELECT * REPLACE (if(database = 'system',"
+            f" reinterpretAsUUID(MD5(concat('{self.boot_uuid}', name))), uuid) AS uuid)"
+            " FROM system.tables)"
+        )
+
+    def columns(self, session: Session, database: str, table: str) -> list[Column]:
+        """The columns of a table.
+
+        Raises:
+            ServerError: There is none of that name.
+        """
+        try:
+            answer = session.query(
+                f"DESCRIBE TABLE {quote_table(database, table)}", "JSONCompactEachRow"
+            )
+        except EngineError as error:
+            raise server_error(str(error)) from None
+        rows = (msgspec.json.decode(line) for line in answer.bytes().splitlines())
+        return [Column(row[0], row[1], row[2]) for row in rows]
+
+    def insert_blocks(
+        self,
+        session: Session,
+        query: Query,
+        access: Access,
+        target: tuple[str, str],
+        blocks: Iterable[Block],
+        columns: tuple[tuple[str, str], ...],
+        settings: str,
+    ) -> Any:
+        """Insert what came over the native protocol, as one block; see ``run``."""
+        names = ", ".join(quote_identifier(name) for name, _ in columns)
+        bodies = [block.body for block in blocks]
+        structure = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in columns)
+        with row_file(bodies) as path:
+            return self.run(
+                session,
+                query,
+                access,
+                f"INSERT INTO {quote_table(*target)} ({names}) SELECT {names}"
+                f" FROM file({literal(path)}, 'Native', {literal(structure)})"
+                f" SETTINGS {_as_insert_select(access.settings, bodies)}"
+                + (f", {settings}" if settings else ""),
+                "Null",
+            )
+
+    def insert_data(
+        self, session: Session, query: Query, access: Access, head: InsertHead, data: bytes
+    ) -> Any:
+        """Insert data in any format, as it came in the text or over HTTP; see ``run``."""
+        columns = ", ".join(quote_identifier(name) for name in head.columns)
+        target = quote_table(head.database or access.database, head.table)
+        with row_file([data]) as path:
+            return self.run(
+                session,
+                query,
+                access,
+                f"INSERT INTO {target} {f'({columns})' if columns else ''}"
+                f" FROM INFILE {literal(path)}"
+                + (f" SETTINGS {head.settings}" if head.settings else "")
+                + f" FORMAT {head.format}",
+                "Null",
+            )
+
+    def kill(self, sql: str, user: str, *, everybody: bool) -> str:
+        """End the statements that a ``KILL QUERY`` names; returns a query for its answer.
+
+        Args:
+            sql: The KILL statement.
+            user: Who asks.
+            everybody: Whether statements of others may be ended too.
+        """
+        match = _KILL_WHERE.search(sql)
+        if match is None:
+            raise ServerError(62, "SYNTAX_ERROR", f"Syntax error: failed at position 1: {sql}")
+        mode = (match.group(2) or "ASYNC").upper()
+        found: list[Query] = []
+        for query_id in self._control_query(
+            f"SELECT query_id FROM system.processes WHERE {match.group(1)}"
+        ):
+            query = self.running.get(query_id)
+            if query is not None:
+                found.append(query)
+        if not everybody and any(query.user != user for query in found):
+            raise ServerError(
+                497,
+                "ACCESS_DENIED",
+                f"{user}: Not enough privileges. To execute this query, it's necessary to have"
+                " the grant KILL QUERY ON *.*.",
+            )
+        if mode == "TEST":
+            return _kill_answer(found, "unknown_status")
+        for query in found:
+            query.cancelled.set()
+        if mode == "SYNC":
+            for query in found:
+                self.end(query)
+        else:
+            for query in found:
+                threading.Thread(target=self.end, args=(query,), daemon=True).start()
+        return _kill_answer(found, "finished" if mode == "SYNC" else "waiting")
+
+    def _control_query(self, sql: str) -> list[str]:
+        with self._kill_lock:
+            try:
+                answer = self._control.query(self.emulated(sql), "JSONCompactEachRow").bytes()
+            except EngineError as error:
+                raise server_error(str(error)) from None
+        return [msgspec.json.decode(line)[0] for line in answer.splitlines()]
+
+    def end(self, query: Query) -> None:
+        """Cancel a statement and wait until it is gone.
+
+        Repeated, because it may not have reached the engine yet; at most ten seconds.
+        """
+        query.cancelled.set()
+        until = time.monotonic() + 10
+        for pause_s in (*_KILL_PAUSES_S, 5.0):
+            if query.done.is_set() or time.monotonic() > until:
+                return
+            with self._kill_lock, contextlib.suppress(EngineError):
+                self._control.query(
+                    f"KILL QUERY WHERE endsWith(query, '-- {query.marker}') ASYNC", "Null"
+                )
+            if query.done.wait(pause_s):
+                return
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        for idle in self._idle.values():
+            for session in idle:
+                session.close()
+        self._control.close()
+
+
+def _as_insert_select(settings: Mapping[str, str], bodies: Iterable[bytes]) -> str:
+    """What makes INSERT … SELECT treat its block as an INSERT of data treats it."""
+    mode = settings.get("deduplicate_insert", "backward_compatible_choice")
+    wanted = settings.get("insert_deduplicate", "1") not in ("0", "false")
+    if mode == "disable" or (mode != "enable" and not wanted):
+        chosen = "insert_select_deduplicate = 0, deduplicate_insert_select = 'disable'"
+    else:
+        chosen = "insert_select_deduplicate = 1, deduplicate_insert_select = 'force_enable'"
+        if not settings.get("insert_deduplication_token"):
+            # A block of data without a token is known by its content, a query's result is not.
+            digest = hashlib.sha256(b"".join(bodies)).hexdigest()
+            chosen += f", insert_deduplication_token = 'content:{digest}'"
+    # The blocks keep their order, and are put together as those of a connection are.
+    return f"{chosen}, max_threads = 1, max_insert_threads = 1"
+
+
+def _kill_answer(found: list[Query], status: str) -> str:
+    rows = ", ".join(
+        f"({literal(status)}, {literal(query.query_id)}, {literal(query.user)},"
+        f" {literal(query.sql)})"
+        for query in found
+    )
+    columns = "kill_status String, query_id String, user String, query String"
+    if not found:
+        return f"SELECT * FROM null('{columns}')"
+    return f"SELECT * FROM values('{columns}', {rows})"
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    with open(descriptor, "wb", closefd=False, buffering=0) as file:
+        while view:
+            view = view[file.write(view) :]

@@ -1,0 +1,414 @@
+"""ClickHouse's native protocol, the server's side of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import struct
+from typing import Any
+
+from msgspec import Struct
+
+from shared.clickhouse.session import EngineError, Session
+from tests.standin.answer import Answer, ended_with
+from tests.standin.blocks import (
+    REVISION,
+    Block,
+    Tap,
+    data_packet,
+    header_block,
+    read_block,
+    read_frame,
+    read_text,
+    read_varint,
+    text,
+    varint,
+)
+from tests.standin.engine import Access, Engine
+from tests.standin.errors import ServerError
+from tests.standin.faults import Cut, Faults, Subject
+from tests.standin.running import Query
+from tests.standin.text import (
+    InsertHead,
+    first_word,
+    has_answer,
+    is_streamed,
+    parse_insert,
+    split_format,
+)
+from tests.standin.users import User, Users
+
+_HELLO, _QUERY, _DATA, _CANCEL, _PING = 0, 1, 2, 3, 4
+_S_HELLO, _S_DATA, _S_EXCEPTION, _S_PROGRESS, _S_PONG, _S_END, _S_PROFILE = 0, 1, 2, 3, 4, 5, 6
+_OLDEST_CLIENT = 54429
+_RECEIVE_BYTES = 1024 * 1024
+_WATCH_S = 0.05
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """What connections need of the server around them."""
+
+    engine: Engine
+    users: Users
+    faults: Faults
+    name: str
+    version: tuple[int, int, int]
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A query packet."""
+
+    query_id: str
+    sql: str
+    settings: dict[str, str]
+    compressed: bool
+
+
+class NativeConnection:
+    """One connection; served by one thread."""
+
+    def __init__(self, sock: socket.socket, service: Service) -> None:
+        self._sock = sock
+        self._service = service
+        self._engine = service.engine
+        self._reader = Tap(lambda: sock.recv(_RECEIVE_BYTES))
+        self._frames = Tap(lambda: read_frame(self._reader))
+        self._session: Session | None = None
+        self._user = User()
+        self._user_name = ""
+        self._database = ""
+        self._compression: str | None = None
+
+    def serve(self) -> None:
+        """Answer until the client goes away."""
+        try:
+            if self._greet():
+                while self._answer_packet():
+                    pass
+        except Cut as cut:
+            self._cut(cut)
+        except (OSError, EOFError):
+            # The client went away, which is how every connection ends.
+            pass
+        finally:
+            if self._session is not None:
+                self._session.close()
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+            self._sock.close()
+
+    def _cut(self, cut: Cut) -> None:
+        if cut.reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._sock.close()
+
+    def _send(self, *pieces: bytes) -> None:
+        self._sock.sendall(b"".join(pieces))
+
+    def _greet(self) -> bool:
+        if read_varint(self._reader) != _HELLO:
+            return False
+        read_text(self._reader)
+        read_varint(self._reader)
+        read_varint(self._reader)
+        revision = read_varint(self._reader)
+        database, name, password = (read_text(self._reader) for _ in range(3))
+        try:
+            if revision < _OLDEST_CLIENT:
+                raise ServerError(
+                    48, "NOT_IMPLEMENTED", f"The stand-in needs revision {_OLDEST_CLIENT}."
+                )
+            self._user = self._service.users.authenticate(name, password)
+            self._user_name, self._database = name, database or "default"
+            self._session = self._engine.own_session(self._access({}))
+        except ServerError as error:
+            self._send_exception(error)
+            return False
+        major, minor, patch = self._service.version
+        self._send(
+            varint(_S_HELLO),
+            text(self._service.name),
+            varint(major),
+            varint(minor),
+            varint(REVISION),
+            text(self._engine.timezone),
+            text(socket.gethostname()),
+            varint(patch),
+        )
+        return True
+
+    def _access(self, settings: dict[str, str]) -> Access:
+        # What a profile of level 1 refuses is refused before; level 2 is what keeps a session.
+        return Access(
+            database=self._database, settings=settings, readonly=2 if self._user.readonly else 0
+        )
+
+    def _answer_packet(self) -> bool:
+        try:
+            kind = read_varint(self._reader)
+        except EOFError:
+            return False
+        if kind == _PING:
+            self._send(varint(_S_PONG))
+        elif kind == _QUERY:
+            self._answer_query(self._read_query())
+        elif kind == _DATA:
+            # The rest of an INSERT that was refused before its data came.
+            self._read_data()
+        elif kind != _CANCEL:
+            return False
+        return True
+
+    def _read_query(self) -> Request:
+        reader = self._reader
+        query_id = read_text(reader)
+        if reader.read(1) != b"\x00":
+            for _ in range(3):
+                read_text(reader)
+            reader.read(1)
+            for _ in range(3):
+                read_text(reader)
+            for _ in range(3):
+                read_varint(reader)
+            read_text(reader)
+            read_varint(reader)
+        settings: dict[str, str] = {}
+        unknown = ""
+        while name := read_text(reader):
+            important = reader.read(1)[0] & 1
+            value = read_text(reader)
+            if name in self._engine.setting_names:
+                settings[name] = value
+            elif important:
+                unknown = name
+        read_varint(reader)
+        compressed = read_varint(reader) == 1
+        if compressed:
+            method = settings.get("network_compression_method", "lz4").lower()
+            self._compression = "zstd" if method == "zstd" else "lz4"
+        else:
+            self._compression = None
+        sql = read_text(reader)
+        if unknown:
+            settings[unknown] = ""
+        return Request(query_id=query_id, sql=sql, settings=settings, compressed=compressed)
+
+    def _read_data(self) -> Block:
+        read_text(self._reader)
+        return read_block(self._frames if self._compression else self._reader, with_info=True)
+
+    def _answer_query(self, request: Request) -> None:
+        query = Query(
+            sql=request.sql,
+            query_id=request.query_id,
+            user=self._user_name,
+            database=self._database,
+            interface="native",
+        )
+        try:
+            self._read_external_tables()
+            self._engine.running.enter(query)
+            try:
+                self._run(request, query)
+            finally:
+                self._engine.running.leave(query)
+            self._send(varint(_S_END))
+        except ServerError as error:
+            self._send_exception(error)
+
+    def _read_external_tables(self) -> None:
+        while True:
+            if read_varint(self._reader) != _DATA:
+                raise EOFError("The client sent no end of external tables.")
+            if not self._read_data().columns:
+                return
+
+    def _run(self, request: Request, query: Query) -> None:
+        assert self._session is not None
+        if self._user.readonly == 1 and request.settings:
+            name = next(iter(request.settings))
+            raise ServerError(164, "READONLY", f"Cannot modify '{name}' setting in readonly mode")
+        access = self._access(request.settings)
+        head = parse_insert(request.sql)
+        subject = self._subject(query, head)
+        self._service.faults.pass_through("query", subject)
+        if head is not None and head.format is not None:
+            self._insert(query, access, head, subject)
+        elif head is None and has_answer(request.sql):
+            self._select(query, access, subject)
+        else:
+            self._service.faults.pass_through("before", subject)
+            self._engine.run(self._session, query, access, request.sql, "Null")
+            if first_word(request.sql) == "USE":
+                self._database = self._current_database()
+            self._service.faults.pass_through("after", subject)
+
+    def _current_database(self) -> str:
+        assert self._session is not None
+        return str(
+            self._session.query("SELECT currentDatabase()", "TSVRaw").bytes().decode().strip()
+        )
+
+    def _subject(self, query: Query, head: InsertHead | None) -> Subject:
+        return Subject(
+            kind="insert" if head is not None else "select" if has_answer(query.sql) else "other",
+            table=head.table if head else "",
+            database=(head.database if head else None) or self._database,
+            sql=query.sql,
+            user=query.user,
+            cancelled=query.cancelled,
+        )
+
+    def _insert(self, query: Query, access: Access, head: InsertHead, subject: Subject) -> None:
+        assert self._session is not None
+        if self._user.readonly:
+            raise ServerError(
+                164, "READONLY", f"Cannot execute query in readonly mode. ({self._user_name})"
+            )
+        data = query.sql[head.data_start :].strip(" \t\r\n;")
+        if data:
+            self._service.faults.pass_through("before", subject)
+            self._engine.insert_data(self._session, query, access, head, data.encode())
+            self._service.faults.pass_through("after", subject)
+            return
+        target = (head.database or self._database, head.table)
+        allowed = access.settings.get("insert_allow_materialized_columns", "0") in ("1", "true")
+        columns = insert_columns(
+            self._engine.columns(self._session, *target), head, target, allowed
+        )
+        self._send(data_packet(_S_DATA, header_block(columns), self._compression))
+        blocks = self._receive_blocks(subject)
+        self._service.faults.pass_through("before", subject)
+        if blocks:
+            self._engine.insert_blocks(
+                self._session, query, access, target, blocks, blocks[0].columns, head.settings
+            )
+        self._service.faults.pass_through("after", subject)
+        rows = sum(block.rows for block in blocks)
+        size = sum(len(block.body) for block in blocks)
+        self._send(varint(_S_PROGRESS), *map(varint, (0, 0, 0, rows, size)))
+
+    def _receive_blocks(self, subject: Subject) -> list[Block]:
+        blocks: list[Block] = []
+        first = True
+        while True:
+            self._wait_for_data(subject)
+            if first:
+                first = False
+                self._service.faults.pass_through("data", subject)
+            kind = read_varint(self._reader)
+            if kind == _CANCEL:
+                raise ServerError(394, "QUERY_WAS_CANCELLED", "Query was cancelled.")
+            if kind != _DATA:
+                raise EOFError(f"Packet {kind} in the middle of an INSERT.")
+            block = self._read_data()
+            if not block.columns:
+                return blocks
+            if block.rows:
+                blocks.append(block)
+
+    def _wait_for_data(self, subject: Subject) -> None:
+        """Wait for the client's next packet, but not longer than the statement lives."""
+        while self._reader.position >= self._reader.current_buffer_size:
+            if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+                return
+            if select.select([self._sock], [], [], _WATCH_S)[0]:
+                return
+            if subject.cancelled.is_set():
+                raise ServerError(394, "QUERY_WAS_CANCELLED", "Query was cancelled.")
+
+    def _select(self, query: Query, access: Access, subject: Subject) -> None:
+        assert self._session is not None
+        self._service.faults.pass_through("before", subject)
+        sql = query.sql
+        if first_word(sql) == "KILL":
+            sql = self._engine.kill(sql, query.user, everybody=self._user.grants is None)
+        body = split_format(sql)
+        sql = f"{body.body} {body.tail}"
+        with ended_with(self._sock, self._engine, query):
+            rows = self._send_answer(query, access, sql, subject)
+        self._send(data_packet(_S_DATA, b"\x00\x00", self._compression))
+        self._send(varint(_S_PROFILE), *map(varint, (rows, 1, 0)), b"\x00", varint(0), b"\x00")
+
+    def _send_answer(self, query: Query, access: Access, sql: str, subject: Subject) -> int:
+        """Send the blocks of an answer; returns how many rows they hold."""
+        assert self._session is not None
+        rows = 0
+        sent = False
+        with Answer(self._engine, self._session, query, access, sql, "Native") as answer:
+            source = Tap(lambda: os.read(answer.reading, _RECEIVE_BYTES))
+            while not source.at_end():
+                block = read_block(source, with_info=False)
+                if not sent:
+                    self._send(data_packet(_S_DATA, header_block(block.columns), self._compression))
+                    sent = True
+                self._send(data_packet(_S_DATA, block.body, self._compression))
+                rows += block.rows
+                self._service.faults.pass_through("answer", subject)
+        result = answer.result()
+        self._service.faults.pass_through("after", subject)
+        if not sent:
+            self._send(data_packet(_S_DATA, header_block(self._describe(sql)), self._compression))
+        self._send(
+            varint(_S_PROGRESS),
+            *map(varint, (result.storage_rows_read(), result.storage_bytes_read(), 0, 0, 0)),
+        )
+        return rows
+
+    def _describe(self, sql: str) -> tuple[tuple[str, str], ...]:
+        """Names and types of an answer without rows, which the engine does not tell with it."""
+        assert self._session is not None
+        emulated = self._engine.emulated(sql)
+        try:
+            if is_streamed(sql):
+                described = self._session.query(f"DESCRIBE TABLE ({emulated}\n)", "TSVRaw")
+                lines = [line.split("\t") for line in described.bytes().decode().splitlines()]
+                return tuple((line[0], line[1]) for line in lines)
+            shown = self._session.query(emulated, "TSVWithNamesAndTypes").bytes().decode()
+        except EngineError:
+            return ()
+        head = [line.split("\t") for line in shown.splitlines()[:2]]
+        return tuple(zip(*head, strict=True)) if len(head) == 2 else ()
+
+    def _send_exception(self, error: ServerError) -> None:
+        self._send(
+            varint(_S_EXCEPTION),
+            struct.pack("<i", error.code),
+            text("DB::Exception"),
+            text(f"DB::Exception: {error.text}"),
+            text(""),
+            b"\x00",
+        )
+
+
+def insert_columns(
+    existing: list[Any], head: InsertHead, target: tuple[str, str], allow_materialized: bool
+) -> tuple[tuple[str, str], ...]:
+    """Names and types of the columns that an INSERT names, in its order.
+
+    Raises:
+        ServerError: One does not exist or cannot be inserted.
+    """
+    if not head.columns:
+        return tuple((c.name, c.type) for c in existing if c.kind in ("", "DEFAULT"))
+    by_name = {column.name: column for column in existing}
+    chosen = []
+    for name in head.columns:
+        column = by_name.get(name)
+        if column is None:
+            raise ServerError(
+                16,
+                "NO_SUCH_COLUMN_IN_TABLE",
+                f"No such column {name} in table {target[0]}.{target[1]}",
+            )
+        if column.kind == "ALIAS" or (column.kind == "MATERIALIZED" and not allow_materialized):
+            raise ServerError(
+                44,
+                "ILLEGAL_COLUMN",
+                f"Cannot insert column {name}, because it is {column.kind} column",
+            )
+        chosen.append((column.name, column.type))
+    return tuple(chosen)
