@@ -52,41 +52,11 @@ def print_answer(answer: Mapping[str, Any]) -> None:
     complain(rows_text + (f" in {elapsed_s * 1000:.1f} ms" if elapsed_s is not None else ""))
 
 
-def print_facts(facts: Mapping[str, object]) -> None:
-    """Named values under each other: lists of objects as tables, long text below its name."""
-    width = max((len(name) for name, value in facts.items() if not _is_block(value)), default=0)
-    for name, value in facts.items():
-        if not _is_block(value):
-            say(f"{name:<{width}}  {cell_text(value)}")
-            continue
-        say(f"{name}:")
-        if isinstance(value, str):
-            # Only what would steer a terminal is written out; the lines stay.
-            for line in value.splitlines():
-                say("  " + "".join(c if c == "\t" else cell_text(c) for c in line))
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                say(f"  {cell_text(str(key))}  {cell_text(item)}")
-        elif isinstance(value, list):
-            _print_list(value)
-        say()
-
-
-def _is_block(value: object) -> bool:
-    return bool(value) and (
-        isinstance(value, list | dict) or (isinstance(value, str) and "\n" in value)
-    )
-
-
-def _print_list(values: Sequence[object]) -> None:
-    heads = list(dict.fromkeys(k for v in values if isinstance(v, dict) for k in v))
-    if not all(isinstance(value, dict) for value in values):
-        for value in values:
-            say(f"  {cell_text(value)}")
-        return
-    rows = [[value.get(head) for head in heads] for value in values if isinstance(value, dict)]
-    for line in render_table(heads, rows):
-        say(f"  {line}")
+def print_text(text: str) -> None:
+    """Text of several lines; what would steer a terminal is written out, empty lines are not."""
+    for line in text.splitlines():
+        if line.strip():
+            say("".join(c if c == "\t" else cell_text(c) for c in line))
 
 
 def write_bytes(chunk: bytes) -> None:

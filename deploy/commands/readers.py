@@ -19,9 +19,9 @@ from deploy.commands.base import complain, say
 from deploy.commands.output import (
     AS_JSON,
     print_answer,
-    print_facts,
     print_json,
     print_table,
+    print_text,
     require_no_terminal,
     write_bytes,
 )
@@ -176,7 +176,42 @@ def explain(name: str, params: tuple[tuple[str, str], ...], as_json: bool) -> No
     if as_json:
         print_json(found)
     else:
-        print_facts(found)
+        _print_explanation(found)
+
+
+def _print_explanation(found: Mapping[str, Any]) -> None:
+    print_text(found["sql"])
+    if found["bindings"]:
+        say()
+        print_table(["binding", "value"], list(found["bindings"].items()))
+    if found["indexes"]:
+        say()
+        heads = ["table", "index", "keys", "condition", "parts", "granules"]
+        print_table(heads, [_index(index) for index in found["indexes"]])
+    if found["reads"]:
+        say()
+        heads = ["table", "parts", "marks", "rows"]
+        rows = [[read[head] for head in heads] for read in found["reads"]]
+        print_table(heads, rows, numeric=(1, 2, 3))
+    say()
+    say(f"Reads {', '.join(found['tables']) or 'no table'}: at most {found['rows']} rows.")
+    if found["filtered"]:
+        say("The token sees some of the rows only.")
+    if found["cache_ttl_s"] is not None:
+        say(f"An answer is kept for {found['cache_ttl_s']} s.")
+    for name, value in found["settings"].items():
+        say(f"With {name} = {value}.")
+
+
+def _index(index: Mapping[str, Any]) -> list[str]:
+    return [
+        index["table"],
+        " ".join(filter(None, (index["type"], index["name"]))),
+        ", ".join(index["keys"]),
+        index["condition"],
+        f"{index['selected_parts']}/{index['parts']}",
+        f"{index['selected_granules']}/{index['granules']}",
+    ]
 
 
 def _report_unknown(server: ServerClient, name: str, params: Params) -> None:
