@@ -249,8 +249,6 @@ class StoredTokens:
         kept = {n: r for n, r in self._by_name.items() if n not in gone}
         self._take({**kept, **{record.name: record for record in records}})
         self._version = version
-        # What others have written meanwhile is found by the next refresh.
-        self._stamp = ""
 
     # Keeping up --------------------------------------------------------------------------------
 
