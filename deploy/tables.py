@@ -66,14 +66,20 @@ def _char_width(char: str) -> int:
 
 
 def _fitted(wanted: Sequence[int], width: int | None) -> list[int]:
-    """The widths that fit: only columns wider than a common limit are cut to it."""
+    """The widths that fit: columns wider than a common limit are cut to it.
+
+    The first column is what people copy names from, so it may take up to half the width first.
+    """
     if width is None or not wanted:
         return list(wanted)
     room = width - len(GAP) * (len(wanted) - 1)
-    limit = max(wanted)
-    while limit > MIN_WIDTH and sum(min(w, limit) for w in wanted) > room:
+    first = min(wanted[0], max(MIN_WIDTH, room // 2))
+    rest = wanted[1:]
+    limit = max(rest, default=MIN_WIDTH)
+    while limit > MIN_WIDTH and first + sum(min(w, limit) for w in rest) > room:
         limit -= 1
-    return [min(w, limit) for w in wanted]
+    others = [min(w, limit) for w in rest]
+    return [max(first, min(wanted[0], room - sum(others))), *others]
 
 
 def _padded(text: str, columns: int, *, right: bool) -> str:

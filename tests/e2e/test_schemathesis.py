@@ -10,6 +10,7 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import GenerationMode, Response
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -47,6 +48,27 @@ def document(filled: Server) -> dict[str, Any]:
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
     return found
+
+
+def test_the_document_of_a_real_server_is_valid_and_complete(
+    filled: Server, document: dict[str, Any]
+) -> None:
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+    assert document["servers"] == [{"url": filled.url}]
+    pipes = {p.stem for p in PROJECTS.glob("*/endpoints/*.pipe")}
+    described = {path.split("/")[-1].partition(".")[0] for path in document["paths"]}
+    assert described == pipes | {"sql"}
+    for path, item in document["paths"].items():
+        answer = item["get"]["responses"]["200"]["content"]
+        if "application/json" in answer:
+            row = answer["application/json"]["schema"]["properties"]["data"]["items"]
+            assert row["properties"], path
+
+
+def test_the_document_needs_a_token(filled: Server) -> None:
+    answer = requests.get(f"{filled.url}/v0/pipes/openapi.json", timeout=10)
+    assert answer.status_code == 403
+    assert answer.json()["code"] == "bad_token"
 
 
 def run_cases(

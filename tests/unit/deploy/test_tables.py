@@ -33,6 +33,13 @@ def test_only_the_widest_columns_are_cut_to_the_terminal() -> None:
     assert lines[2] == "123456  " + "x" * 21 + "…"
 
 
+def test_the_first_column_is_cut_last() -> None:
+    rows = [["name_of_15_char", "x" * 50, "y" * 50]]
+    assert list(render_table(["a", "b", "c"], rows, width=40))[2].startswith("name_of_15_char  x")
+    only = list(render_table(["a"], [["z" * 30]], width=20))
+    assert only[2] == "z" * 19 + "…"
+
+
 def test_a_table_without_rows_or_columns_is_no_error() -> None:
     assert list(render_table(["a"], [])) == ["a", "─"]
     assert list(render_table([], [])) == ["", ""]
