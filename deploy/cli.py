@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from deploy.commands import project, readers, run, tokens
+from deploy.commands import operate, project, readers, run, tokens
 from deploy.commands.base import Group
 
 
@@ -18,10 +18,12 @@ def main() -> None:
     """Real-time analytics from files: events in, ClickHouse in the middle, endpoints out."""
 
 
-for command in (run.dev, project.check, project.test, project.generate):
+for command in (run.dev, project.check, project.test, project.generate, deploy.deploy, *run.ROLES):
     main.add_command(command)
 for reading in (readers.sql, readers.endpoint, readers.explain, tokens.token):
     main.add_command(reading)
+for operating in (operate.audit, operate.trace, operate.quarantine):
+    main.add_command(operating)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="Kafka brokers, host:port,…; without them the embedded log is used."),
     ] = None
+    topic_partitions: Annotated[
+        int, Meta(ge=1, le=10_000, description="Partitions of a Kafka topic that is made here.")
+    ] = 4
     topic_prefix: Annotated[
         str,
         Meta(
