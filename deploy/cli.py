@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from deploy.commands import operate, project, readers, run, tokens
+from deploy.commands import deploy, operate, project, readers, run, tokens
 from deploy.commands.base import Group
 
 
