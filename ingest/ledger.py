@@ -35,8 +35,8 @@ _COLUMNS = (
     ("token", "String"),
     ("rows", "UInt64"),
     ("quarantined", "UInt64"),
-    ("absent", "Array(Tuple(first Int64, count Int64))"),
-    ("excluded", "Array(Tuple(first Int64, count Int64))"),
+    ("absent", "Array(Array(Int64))"),
+    ("excluded", "Array(Array(Int64))"),
     ("boot", "String"),
     ("schema", "String"),
     ("table_uuid", "String"),
@@ -140,8 +140,8 @@ class Ledger:
         assert isinstance(at_ms, int)
         return row | {
             "database": self._clickhouse.database,
-            "absent": [(run.first, run.count) for run in entry.absent],
-            "excluded": [(run.first, run.count) for run in entry.excluded],
+            "absent": [[run.first, run.count] for run in entry.absent],
+            "excluded": [[run.first, run.count] for run in entry.excluded],
             "stream": str(entry.stream),
             "table_uuid": uuids.get(entry.datasource, ""),
             "worker": worker,
@@ -224,10 +224,7 @@ class Ledger:
             sql=sql,
             parameters={"database": self._clickhouse.database, **parameters},
             format="JSONEachRow",
-            settings={
-                "output_format_json_quote_64bit_integers": 0,
-                "output_format_json_named_tuples_as_objects": 1,
-            },
+            settings={"output_format_json_quote_64bit_integers": 0},
         )
         try:
             result = await self._clickhouse.fetch(statement)
@@ -239,4 +236,8 @@ class Ledger:
 
 
 def _recorded(row: Mapping[str, Any]) -> Recorded:
-    return msgspec.convert(row, Recorded)
+    runs = {
+        name: [{"first": first, "count": count} for first, count in row[name]]
+        for name in ("absent", "excluded")
+    }
+    return msgspec.convert({**row, **runs}, Recorded)

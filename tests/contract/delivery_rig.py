@@ -15,8 +15,9 @@ from deploy import ddl
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
 from ingest.log.local import LocalLog, open_local_log
-from ingest.observe import MetricsObserver, nothing
+from ingest.observe import MetricsObserver, nothing, unrecorded
 from ingest.progress import Progress
+from ingest.recorder import LedgerRecorder
 from ingest.source.local import LocalSource
 from ingest.worker import Worker, WorkerSettings
 from shared.clickhouse.contract import ClickHouse, Insert, Statement, Summary
@@ -70,6 +71,7 @@ class Rig(Struct, kw_only=True):
     limits: BatchLimits
     sent: int = 0
     source: type[LocalSource] = LocalSource
+    recorder: LedgerRecorder | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +79,8 @@ class Rig(Struct, kw_only=True):
 
     def idle_worker(self, on_step: StepListener | None = None) -> Worker:
         def observe(name: str) -> MetricsObserver:
-            return MetricsObserver(Metrics(), name, on_step or nothing)
+            on_entry = self.recorder.record if self.recorder else unrecorded
+            return MetricsObserver(Metrics(), name, on_step or nothing, on_entry)
 
         return Worker(
             WorkerSettings(limits=self.limits),

@@ -1,0 +1,123 @@
+"""Results of operator commands as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from deploy.operate.audit import AuditResult, DatasourceAudit, PartitionAudit
+from deploy.operate.quarantine import ListResult, PurgeResult, ShowResult
+from deploy.operate.ranges import size
+from deploy.operate.trace import TraceResult
+from deploy.operate.verdict import described
+from deploy.tables import cell_text
+from ingest.replay import ReplayReport
+
+
+def lines(result: Struct) -> Iterator[str]:
+    """The lines of any result."""
+    return _RENDERERS[type(result)](result)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _audit(result: AuditResult) -> Iterator[str]:
+    for found in result.datasources:
+        yield from _datasource(found)
+    if not result.datasources:
+        yield "No data source reads events; there is nothing to audit."
+
+
+def _datasource(found: DatasourceAudit) -> Iterator[str]:
+    verdict = "not right"
+    if found.is_proven:
+        verdict = "each offset once"
+    elif found.is_ok:
+        verdict = "nothing wrong found, not everything can be proven"
+    yield f"{found.datasource} (topic {found.topic}): {verdict}"
+    for note in found.notes:
+        yield f"  note: {note}"
+    for partition in found.partitions:
+        yield from _partition(partition)
+
+
+def _partition(found: PartitionAudit) -> Iterator[str]:
+    verdict = found.verdict
+    parts = [
+        f"{_count(verdict.stored, 'row')} stored",
+        f"{verdict.quarantined:,} in quarantine",
+    ]
+    if verdict.not_rows:
+        parts.append(f"{verdict.not_rows:,} never rows")
+    if verdict.in_flight is not None:
+        stored = f"{verdict.in_flight_stored:,} of {size([verdict.in_flight]):,} stored"
+        parts.append(f"range {verdict.in_flight} in flight ({stored})")
+    if verdict.waiting:
+        parts.append(f"{verdict.waiting:,} not read yet")
+    name = f"partition {found.partition}"
+    if not found.is_current:
+        name += f" of an earlier topic (stream {found.stream:016x})"
+    yield f"  {name}, offsets {verdict.checked.first} to {verdict.checked.next}: {', '.join(parts)}"
+    if found.held_because:
+        yield f"    held: {found.held_because}"
+    for finding in verdict.findings:
+        yield f"    {described(finding)}"
+
+
+def _trace(result: TraceResult) -> Iterator[str]:
+    for sighting in result.sightings:
+        yield f"{sighting.datasource}: {sighting.place}. {cell_text(sighting.detail)}"
+        if sighting.token:
+            yield f"  token {sighting.token}"
+
+
+def _list(result: ListResult) -> Iterator[str]:
+    for found in result.datasources:
+        if not found.rows:
+            yield f"{found.datasource}: nothing in quarantine"
+            continue
+        yield f"{found.datasource}: {_count(found.rows, 'row')}, {found.first} to {found.last} UTC"
+        for reason in found.reasons:
+            column = f"{reason.column}: " if reason.column else ""
+            yield f"  {reason.rows:>8,}  {cell_text(column + reason.message)}"
+
+
+def _show(result: ShowResult) -> Iterator[str]:
+    for row in result.rows:
+        yield f"{row.topic}:{row.partition}:{row.offset}  {row.at} UTC"
+        for column, message in zip(row.columns, row.messages, strict=False):
+            yield f"  {cell_text(f'{column}: {message}' if column else message)}"
+        yield f"  {cell_text(row.raw)}"
+    yield f"{len(result.rows):,} of {_count(result.matching, 'row')} in {result.datasource}"
+
+
+def _replay(result: ReplayReport) -> Iterator[str]:
+    if result.is_check:
+        yield f"{_count(result.stored, 'row')} could be stored (nothing was changed)"
+    else:
+        yield f"{_count(result.stored, 'row')} stored"
+    if result.already_stored:
+        yield f"{_count(result.already_stored, 'row')} already in the table"
+    yield f"{_count(result.still_bad, 'row')} still bad"
+    if result.in_flight:
+        yield f"{_count(result.in_flight, 'row')} left for later: their range is being delivered"
+    for note in result.notes:
+        yield f"note: {note}"
+
+
+def _purge(result: PurgeResult) -> Iterator[str]:
+    yield f"{_count(result.purged, 'row')} removed from the quarantine of {result.datasource}"
+
+
+_RENDERERS: Mapping[type[Struct], Callable[[Any], Iterator[str]]] = {
+    AuditResult: _audit,
+    TraceResult: _trace,
+    ListResult: _list,
+    ShowResult: _show,
+    ReplayReport: _replay,
+    PurgeResult: _purge,
+}
