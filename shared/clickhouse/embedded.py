@@ -186,6 +186,7 @@ class EmbeddedClickHouse:
             call.cancelled = True
             self._kill(call)
         self._lanes.close()
+        _opened.remove(self)
         release_folder(self._folder)
 
     async def _call(
@@ -299,6 +300,15 @@ def _translated(error: EngineError, call: Call) -> AppError:
     return query_error(str(error))
 
 
+# One at most: folder.py sees to that.
+_opened: list[EmbeddedClickHouse] = []
+
+
+def opened_embedded() -> EmbeddedClickHouse | None:
+    """The engine that is open in this process, if there is one."""
+    return _opened[-1] if _opened else None
+
+
 async def open_embedded(
     folder: Path, *, database: str = "workspace", readers: int = 3, fsync: bool = False
 ) -> EmbeddedClickHouse:
@@ -328,4 +338,6 @@ def _open(folder: Path, database: str, readers: int, fsync: bool) -> EmbeddedCli
         raise ConfigError(
             f"The embedded ClickHouse cannot open '{folder}': {parse_failure(str(error)).message}"
         ) from None
-    return EmbeddedClickHouse(claimed, database, lanes)
+    engine = EmbeddedClickHouse(claimed, database, lanes)
+    _opened.append(engine)
+    return engine

@@ -23,6 +23,7 @@ from tests.standin.blocks import Block
 from tests.standin.errors import ServerError, server_error
 from tests.standin.running import Query, Running
 from tests.standin.text import (
+    InputCall,
     InsertHead,
     is_streamed,
     replace_calls,
@@ -238,6 +239,39 @@ class Engine:
                 f" FROM file({literal(path)}, 'Native', {literal(structure)})"
                 f" SETTINGS {_as_insert_select(access.settings, bodies)}"
                 + (f", {settings}" if settings else ""),
+                "Null",
+            )
+
+    def structure(self, session: Session, text: str) -> tuple[tuple[str, str], ...]:
+        """Names and types of a table function's structure.
+
+        Raises:
+            ServerError: It does not parse.
+        """
+        try:
+            answer = session.query(f"DESCRIBE TABLE null({literal(text)})", "JSONCompactEachRow")
+        except EngineError as error:
+            raise server_error(str(error)) from None
+        rows = (msgspec.json.decode(line) for line in answer.bytes().splitlines())
+        return tuple((row[0], row[1]) for row in rows)
+
+    def insert_input(
+        self,
+        session: Session,
+        query: Query,
+        access: Access,
+        call: InputCall,
+        bodies: list[bytes],
+    ) -> Any:
+        """Insert what a SELECT makes of data that the client sent, as one block; see ``run``."""
+        with row_file(bodies) as path:
+            source = f"file({literal(path)}, {literal(call.format)}, {literal(call.structure)})"
+            return self.run(
+                session,
+                query,
+                access,
+                f"{call.before}{source}{call.after}"
+                f" SETTINGS {_as_insert_select(access.settings, bodies)}",
                 "Null",
             )
 

@@ -23,7 +23,14 @@ from tests.standin.errors import ServerError
 from tests.standin.faults import Cut, Fault, Subject
 from tests.standin.native import Service
 from tests.standin.running import Query
-from tests.standin.text import InsertHead, first_word, has_answer, parse_insert, split_format
+from tests.standin.text import (
+    InsertHead,
+    first_word,
+    has_answer,
+    input_call,
+    parse_insert,
+    split_format,
+)
 from tests.standin.users import User
 
 _RESERVED = {
@@ -325,6 +332,10 @@ class _Exchange:
                     raise ServerError(164, "READONLY", "Cannot execute query in readonly mode.")
                 result = self._engine.insert_data(
                     session, query, access, head, self._data(head, query)
+                )
+            elif head is not None and (call := input_call(query.sql)) is not None:
+                result = self._engine.insert_input(
+                    session, query, access, call, [self._request.body]
                 )
             else:
                 result = self._engine.run(session, query, access, query.sql, "Null")

@@ -32,9 +32,11 @@ from tests.standin.errors import ServerError
 from tests.standin.faults import Cut, Faults, Subject
 from tests.standin.running import Query
 from tests.standin.text import (
+    InputCall,
     InsertHead,
     first_word,
     has_answer,
+    input_call,
     is_streamed,
     parse_insert,
     split_format,
@@ -237,6 +239,8 @@ class NativeConnection:
         self._service.faults.pass_through("query", subject)
         if head is not None and head.format is not None:
             self._insert(query, access, head, subject)
+        elif head is not None and (call := input_call(request.sql)) is not None:
+            self._insert_input(query, access, call, subject)
         elif head is None and has_answer(request.sql):
             self._select(query, access, subject)
         else:
@@ -290,6 +294,18 @@ class NativeConnection:
         rows = sum(block.rows for block in blocks)
         size = sum(len(block.body) for block in blocks)
         self._send(varint(_S_PROGRESS), *map(varint, (0, 0, 0, rows, size)))
+
+    def _insert_input(
+        self, query: Query, access: Access, call: InputCall, subject: Subject
+    ) -> None:
+        assert self._session is not None
+        columns = self._engine.structure(self._session, call.structure)
+        self._send(data_packet(_S_DATA, header_block(columns), self._compression))
+        blocks = self._receive_blocks(subject)
+        self._service.faults.pass_through("before", subject)
+        bodies = [block.body for block in blocks]
+        self._engine.insert_input(self._session, query, access, call, bodies)
+        self._service.faults.pass_through("after", subject)
 
     def _receive_blocks(self, subject: Subject) -> list[Block]:
         blocks: list[Block] = []

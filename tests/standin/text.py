@@ -123,6 +123,30 @@ def parse_insert(sql: str) -> InsertHead | None:
     )
 
 
+class InputCall(Struct, frozen=True):
+    """The ``input('structure')`` of an INSERT … SELECT; ``format`` is that of its data."""
+
+    before: str
+    structure: str
+    after: str
+    format: str
+
+
+def input_call(sql: str) -> InputCall | None:
+    """The call of ``input`` in an INSERT, None where there is none."""
+    found = list(tokens(sql))
+    for name, opening, structure, closing in zip(
+        found, found[1:], found[2:], found[3:], strict=False
+    ):
+        if name.upper == "INPUT" and opening.text == "(" and closing.text == ")":
+            split = split_format(sql[closing.end :])
+            text = structure.string
+            if text is not None:
+                after = f"{split.body} {split.tail}".rstrip()
+                return InputCall(sql[: name.start], text, after, split.format or "Native")
+    return None
+
+
 _END = Token("end", "", 0, 0)
 
 

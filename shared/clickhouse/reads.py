@@ -1,0 +1,341 @@
+"""Statements to a server over its HTTP interface: what is sent, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Struct
+
+from shared.clickhouse.contract import SettingValue, Summary
+from shared.clickhouse.failures import query_error
+from shared.clickhouse.hosts import Hosts
+from shared.clickhouse.http import HttpBrokenError, HttpConnection, HttpPool, Response
+from shared.clickhouse.url import Host, ServerUrl
+from shared.errors import AppError, ClickHouseUnavailableError, QueryTimeoutError
+
+T = TypeVar("T")
+
+_KILL_TIMEOUT_S = 10.0
+_OK = 200
+_OUT_OF_REACH = (OSError, TimeoutError, HttpBrokenError)
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One statement as it goes over the wire.
+
+    ``repeatable`` says that it may be sent again, elsewhere, where no answer came.
+    """
+
+    query_id: str
+    query: str
+    body: Callable[[], Iterable[bytes]]
+    body_bytes: int
+    repeatable: bool
+    host: Host | None = None
+
+
+class Answer(Struct, frozen=True):
+    """An answer that began well; its connection has to be given back."""
+
+    response: Response
+    connection: HttpConnection
+
+
+class HttpFace:
+    """The HTTP interface of one or several servers.
+
+    Args:
+        url: Where and as whom.
+        hosts: Which server first.
+        pool: The connections.
+        settings: What every statement gets unless it says otherwise.
+    """
+
+    def __init__(
+        self,
+        url: ServerUrl,
+        hosts: Hosts,
+        pool: HttpPool,
+        settings: Mapping[str, SettingValue],
+    ) -> None:
+        self._url = url
+        self._hosts = hosts
+        self._pool = pool
+        self._common = urlencode({"database": url.database, **settings})
+        login = b64encode(f"{url.user}:{url.password}".encode()).decode()
+        self._headers = f"Authorization: Basic {login}\r\nUser-Agent: pipehouse\r\nContent-Length: "
+        self._killing: set[asyncio.Task[None]] = set()
+
+    def request(
+        self,
+        sql: str,
+        options: Mapping[str, SettingValue],
+        *,
+        query_id: str = "",
+        repeatable: bool = True,
+        host: Host | None = None,
+    ) -> Request:
+        """A statement whose text is the body."""
+        text = sql.encode()
+        query_id = query_id or f"ph-{uuid.uuid4().hex}"
+        query = f"{self._common}&{urlencode({'query_id': query_id, **options})}"
+        return Request(
+            query_id=query_id,
+            query=query,
+            body=lambda: (text,),
+            body_bytes=len(text),
+            repeatable=repeatable,
+            host=host,
+        )
+
+    def data_request(
+        self,
+        sql: str,
+        pieces: Sequence[bytes],
+        options: Mapping[str, SettingValue],
+        *,
+        query_id: str,
+    ) -> Request:
+        """A statement whose body is data; sent once."""
+        query = urlencode({"query": sql, "query_id": query_id, **options})
+        return Request(
+            query_id=query_id,
+            query=f"{self._common}&{query}",
+            body=lambda: pieces,
+            body_bytes=sum(map(len, pieces)),
+            repeatable=False,
+        )
+
+    async def ask(self, connection: HttpConnection, sql: str) -> str:
+        """One line from the server at the other end of a connection.
+
+        Raises:
+            HttpBrokenError: The connection ended.
+            ServerRefusalError: The server refused the query.
+        """
+        request = self.request(sql, {})
+        head = self._head(connection.host, request)
+        response = await connection.request(head, request.body())
+        body = await response.read()
+        if response.status != _OK:
+            raise _refusal(response.status, body)
+        return body.decode().rstrip("\n")
+
+    async def send(self, request: Request, *, silence_s: float | None = 0) -> Answer:
+        """Send a statement to the first host that answers.
+
+        Raises:
+            ServerRefusalError: The server refused it.
+            ClickHouseUnavailableError: No server answers.
+        """
+        hosts = self._hosts.in_order() if request.host is None else (request.host,)
+        problem = ""
+        for host in hosts:
+            try:
+                answer = await self._send_to(host, request, silence_s)
+            except _OUT_OF_REACH as error:
+                problem = f"{host.name}:{host.http_port}: {str(error) or 'it takes too long'}"
+                if not request.repeatable:
+                    break
+            else:
+                return answer
+        raise ClickHouseUnavailableError(f"ClickHouse does not answer: {problem}.")
+
+    async def _send_to(self, host: Host, request: Request, silence_s: float | None) -> Answer:
+        for fresh in (False, True):
+            connection = await self._acquire(host, fresh=fresh)
+            try:
+                response = await connection.request(
+                    self._head(host, request), request.body(), silence_s
+                )
+                if response.status != _OK or "x-clickhouse-exception-code" in response.headers:
+                    raise _refusal(response.status, await response.read())
+            except HttpBrokenError:
+                # A server may close a kept connection just as it is used again.
+                is_stale = connection.is_kept and not connection.has_answered
+                self._pool.release(connection)
+                if fresh or not is_stale or not request.repeatable:
+                    raise
+            except BaseException:
+                self._pool.release(connection)
+                raise
+            else:
+                return Answer(response, connection)
+        raise AssertionError("a fresh connection either answers or raises")
+
+    async def _acquire(self, host: Host, *, fresh: bool) -> HttpConnection:
+        try:
+            connection = await self._pool.acquire(host, fresh=fresh)
+        except OSError:
+            self._hosts.failed(host)
+            raise
+        return connection
+
+    def _head(self, host: Host, request: Request) -> bytes:
+        return (
+            f"POST /?{request.query} HTTP/1.1\r\nHost: {host.name}:{host.http_port}\r\n"
+            f"{self._headers}{request.body_bytes}\r\n\r\n"
+        ).encode("latin-1")
+
+    async def whole(
+        self, request: Request, *, limit_s: float | None = None, silence_s: float | None = 0
+    ) -> tuple[bytes, Summary]:
+        """Send a statement and take its whole answer.
+
+        Args:
+            request: The statement.
+            limit_s: When to end it from here; the server has its own, shorter limit.
+            silence_s: How long the server may say nothing; None for ever, 0 as the URL says.
+
+        Raises:
+            ServerRefusalError: The server refused it.
+            QueryTimeoutError: It took longer than ``limit_s``.
+            ClickHouseUnavailableError: No server answers, or it broke off.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await self.send(request, silence_s=silence_s)
+                try:
+                    body = await answer.response.read()
+                finally:
+                    self._pool.release(answer.connection)
+        except asyncio.CancelledError:
+            self.kill_soon(request.query_id)
+            raise
+        except TimeoutError:
+            self.kill_soon(request.query_id)
+            raise timed_out() from None
+        except HttpBrokenError as error:
+            self.kill_soon(request.query_id)
+            raise ClickHouseUnavailableError(f"ClickHouse broke off its answer: {error}.") from None
+        return body, summary_of(answer.response.headers)
+
+    def release(self, answer: Answer) -> None:
+        """Give back the connection of an answer; one not read to its end is closed."""
+        self._pool.release(answer.connection)
+
+    def kill_soon(self, query_id: str, host: Host | None = None) -> None:
+        """End a statement that nobody waits for any more, on every host or on one."""
+        task = asyncio.get_running_loop().create_task(self.kill(query_id, host))
+        self._killing.add(task)
+        task.add_done_callback(self._killing.discard)
+
+    async def kill(self, query_id: str, host: Host | None = None) -> None:
+        """End one statement and wait, within bounds, until it has ended; never raises."""
+        hosts = self._hosts.all if host is None else (host,)
+        with contextlib.suppress(AppError, ServerRefusalError, *_OUT_OF_REACH):
+            async with asyncio.timeout(_KILL_TIMEOUT_S):
+                for one in hosts:
+                    request = self.request(
+                        "KILL QUERY WHERE query_id = {ph_id:String} SYNC",
+                        {"param_ph_id": query_id, "log_queries": 0},
+                        host=one,
+                    )
+                    answer = await self.send(request)
+                    try:
+                        await answer.response.read()
+                    finally:
+                        self._pool.release(answer.connection)
+
+    async def on_every_host(self, ask: Callable[[Host], Awaitable[T]]) -> list[T]:
+        """Ask all hosts; one that refuses connections runs nothing and is left out.
+
+        Raises:
+            ClickHouseUnavailableError: One does not answer otherwise.
+        """
+        found = []
+        for host in self._hosts.all:
+            try:
+                found.append(await ask(host))
+            except ClickHouseUnavailableError:
+                if not await _refuses(host, self._url.connect_timeout_s):
+                    raise
+        return found
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._killing:
+            await asyncio.wait(self._killing, timeout=_KILL_TIMEOUT_S)
+        await self._pool.close()
+
+
+async def _refuses(host: Host, timeout_s: float) -> bool:
+    """Whether nothing listens there: then nothing runs there either."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(host.name, host.http_port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    writer.close()
+    return False
+
+
+def timed_out() -> QueryTimeoutError:
+    """The error of a query that was ended from here."""
+    return QueryTimeoutError(
+        "The query ran into its time limit.",
+        clickhouse_code=159,
+        clickhouse_name="TIMEOUT_EXCEEDED",
+    )
+
+
+def _refusal(status: int, body: bytes) -> Exception:
+    text = body.decode(errors="replace")
+    if status >= 500 and "Code: " not in text:
+        shown = " ".join(text.split())[:200]
+        return ClickHouseUnavailableError(f"ClickHouse answers {status}: {shown or 'nothing'}.")
+    return ServerRefusalError(text)
+
+
+class ServerRefusalError(Exception):
+    """The server's own text; translated where the kind of statement is known."""
+
+
+def refused(error: ServerRefusalError) -> AppError:
+    """The error of a query for a refusal."""
+    return query_error(str(error))
+
+
+class _Counts(Struct, frozen=True):
+    """What ``X-ClickHouse-Summary`` says; numbers come as text."""
+
+    read_rows: int = 0
+    read_bytes: int = 0
+    result_rows: int = 0
+    result_bytes: int = 0
+    written_rows: int = 0
+    elapsed_ns: int = 0
+
+
+_decode_counts = msgspec.json.Decoder(_Counts, strict=False).decode
+
+
+def summary_of(headers: Mapping[str, str]) -> Summary:
+    """What a statement cost, as the head of its answer tells it."""
+    try:
+        counts = _decode_counts(headers.get("x-clickhouse-summary", "{}"))
+    except msgspec.MsgspecError:
+        counts = _Counts()
+    return Summary(
+        elapsed_s=counts.elapsed_ns / 1e9,
+        read_rows=counts.read_rows,
+        read_bytes=counts.read_bytes,
+        result_rows=counts.result_rows,
+        result_bytes=counts.result_bytes,
+    )
+
+
+def statement_options(
+    settings: Mapping[str, SettingValue], parameters: Mapping[str, str]
+) -> dict[str, SettingValue]:
+    """Settings and bindings as parts of the query string."""
+    return {**settings, **{f"param_{name}": text for name, text in parameters.items()}}
