@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from msgspec import Struct
 
@@ -98,10 +99,35 @@ class _Statements:
         self._in_loop = 0
 
     def block(self, block: Block) -> Step:
-        steps = [self._node(node) for node in block]
-        if len(steps) == 1:
-            return steps[0]
+        if len(block) == 1:
+            return self._node(block[0])
+        if self._in_loop:
+            return self._sequence([self._node(node) for node in block])
+        # Text goes with the step behind it, which saves a call for each.
+        pairs: list[tuple[str, Step]] = []
+        text = ""
+        for node in block:
+            if isinstance(node, Text):
+                text += node.text
+            else:
+                pairs.append((text, self._node(node)))
+                text = ""
+        tail = text
 
+        def run(state: RenderState) -> int:
+            write = state.out.append
+            for text, step in pairs:
+                if text:
+                    write(text)
+                signal = step(state)
+                if signal:
+                    return signal
+            write(tail)
+            return NEXT
+
+        return run
+
+    def _sequence(self, steps: Sequence[Step]) -> Step:
         def run(state: RenderState) -> int:
             for step in steps:
                 signal = step(state)
@@ -154,9 +180,15 @@ class _Statements:
         write = _emitter(context, expression)
         located = self._located(node.offset, expression)
 
+        plain = emit if context == "code" else None
+
         def output(state: RenderState) -> int:
             try:
-                write(state, evaluate(state))
+                value = evaluate(state)
+                if plain is not None and value is not None:
+                    plain(state, value)
+                else:
+                    write(state, value)
             except _FAILURES as error:
                 raise located(error) from None
             return NEXT
@@ -173,6 +205,9 @@ class _Statements:
 
     def _condition(self, expression: Expression) -> Callable[[RenderState], bool]:
         evaluate = self._evaluate(expression)
+        if is_defined_name(expression.tree):
+            # It cannot fail and is a truth value by itself.
+            return cast(Callable[[RenderState], bool], evaluate)
         located = self._located(expression.offset, expression)
 
         def test(state: RenderState) -> bool:
@@ -324,6 +359,16 @@ def _count(block: Block) -> int:
         elif isinstance(node, For | While):
             total += _count(node.body) + _count(node.orelse)
     return total
+
+
+def is_defined_name(tree: ast.expr) -> bool:
+    """Whether it is ``defined(name)``, which most conditions are."""
+    return (
+        isinstance(tree, ast.Call)
+        and isinstance(tree.func, ast.Name)
+        and tree.func.id == "defined"
+        and isinstance(tree.args[0], ast.Name)
+    )
 
 
 _EMITTERS: dict[str, Emit] = {

@@ -39,7 +39,10 @@ def emit(state: RenderState, value: object) -> None:
     """
     kind = BINDING_TYPES.get(type(value))
     if kind is not None:
-        _bind(state, value, kind)
+        if type(value) is str and len(value) <= _LONG and value.isascii():
+            _write(state, value, kind)
+        else:
+            _bind(state, value, kind)
     elif isinstance(value, Identifier):
         state.grow(len(value))
         state.out.append(value)
@@ -70,8 +73,9 @@ def _bind(state: RenderState, value: object, kind: str) -> None:
 
 
 def _write(state: RenderState, value: object, kind: str) -> None:
-    name = f"p{state.next_binding}"
-    state.next_binding += 1
+    number = state.next_binding
+    state.next_binding = number + 1
+    name = f"p{number}"
     state.bindings[name] = value  # type: ignore[assignment]
     state.out.append(f"{{{name}:{kind}}}")
 

@@ -77,8 +77,17 @@ def _typed(argument: Argument, scalar: ScalarType, default: Evaluate | None) -> 
 
     if argument.is_name:
 
+        is_text = scalar.name == "String"
+
         def evaluate_name(state: RenderState) -> object:
             value = state.variables.get(name)
+            if type(value) is str:
+                if is_text:
+                    return value
+                try:
+                    return read(value)
+                except BadValueError:
+                    return given(state, value)
             return missing(state) if value is None else given(state, value)
 
         return evaluate_name

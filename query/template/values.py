@@ -233,6 +233,8 @@ def read_datetime64(value: object) -> str:
 
 
 def _normalised_time(value: object, *, fraction_needed: bool) -> str:
+    if type(value) is str and not fraction_needed and _is_plain_time(value):
+        return value
     found = _DATETIME.fullmatch(_scalar_text(value))
     if found is None:
         raise BadValueError
@@ -255,12 +257,24 @@ def _normalised_time(value: object, *, fraction_needed: bool) -> str:
     return f"{day} {clock}{fraction or ''}"
 
 
+def _is_plain_time(text: str) -> bool:
+    """Whether it is a time in the very form that is returned: the common case, decided quickly."""
+    if len(text) != 19 or text[4] + text[7] + text[10] + text[13] + text[16] != "-- ::":
+        return False
+    try:
+        return datetime.fromisoformat(text).year in _YEARS
+    except ValueError:
+        return False
+
+
 def _integer_type(name: str, range_name: str) -> ScalarType:
     low, high = INTEGER_RANGES[range_name]
     class_ = INTEGER_CLASSES[range_name]
 
     def read(value: object) -> int:
-        number = read_integer(value)
+        # Digits alone are the common case.
+        is_plain = type(value) is str and value.isdecimal() and value.isascii()
+        number = int(value) if is_plain and len(value) <= 20 else read_integer(value)  # type: ignore[call-overload, arg-type]
         if not low <= number <= high:
             raise BadValueError
         return number if class_ is int else class_(number)
