@@ -34,6 +34,7 @@ def welcome(
     """
     workspace = released.workspace
     yield f"Pipehouse serves {url}"
+    yield f"  endpoints   {url}/docs"
     if token_file is not None:
         yield f"  token file  {token_file}"
     if token is not None:

@@ -19,12 +19,12 @@ from msgspec import structs
 from query.columns import OutputColumn, output_columns
 from query.endpoints import Endpoint, describe_endpoint, may_use_sql, readable_endpoints
 from query.openapi import openapi
+from query.plan import Planner
 from query.serving import Serving
 from shared.auth.tokens import Grant, TokenStore
 from shared.clickhouse.contract import ClickHouse
 from shared.errors import UserError
 from shared.model.resources import Pipe
-from shared.model.workspace import Workspace
 from shared.web.guards import authenticate
 
 AnyRequest = Request[object, object, State]
@@ -63,7 +63,7 @@ class EndpointDocs:
     def __init__(self, serving: Serving, clickhouse: ClickHouse) -> None:
         self._serving = serving
         self._clickhouse = clickhouse
-        self._workspace: Workspace | None = None
+        self._planner: Planner | None = None
         self._columns: dict[str, tuple[OutputColumn, ...] | None] = {}
 
     async def document(self, grant: Grant, server: str) -> dict[str, object]:
@@ -76,30 +76,27 @@ class EndpointDocs:
 
     async def endpoints(self, grant: Grant) -> list[Endpoint]:
         """The endpoints that the grant can read, by name; errors as in ``document``."""
+        # One planner for the whole answer: another release may come meanwhile.
         planner = self._serving.planner
-        workspace = planner.workspace
         found = []
-        for pipe in readable_endpoints(workspace, grant):
-            said = describe_endpoint(
-                workspace, pipe, planner.template, grant.fixed_params(pipe.name)
-            )
-            found.append(structs.replace(said, columns=await self._columns_of(workspace, pipe)))
+        for pipe in readable_endpoints(planner.workspace, grant):
+            fixed = grant.fixed_params(pipe.name)
+            said = describe_endpoint(planner.workspace, pipe, planner.template, fixed)
+            found.append(structs.replace(said, columns=await self._columns_of(planner, pipe)))
         return found
 
-    async def _columns_of(
-        self, workspace: Workspace, pipe: Pipe
-    ) -> tuple[OutputColumn, ...] | None:
+    async def _columns_of(self, planner: Planner, pipe: Pipe) -> tuple[OutputColumn, ...] | None:
         """The columns of the answer, None where the engine refuses to tell them."""
-        if self._workspace is not workspace:
-            self._workspace, self._columns = workspace, {}
+        if self._planner is not planner:
+            self._planner, self._columns = planner, {}
         known = self._columns
         if pipe.name not in known:
-            known[pipe.name] = await self._ask(pipe)
+            known[pipe.name] = await self._ask(planner, pipe)
         return known[pipe.name]
 
-    async def _ask(self, pipe: Pipe) -> tuple[OutputColumn, ...] | None:
+    async def _ask(self, planner: Planner, pipe: Pipe) -> tuple[OutputColumn, ...] | None:
         try:
-            planned = await self._serving.planner.plan(pipe, pipe.answer, {}, test_mode=True)
+            planned = await planner.plan(pipe, pipe.answer, {}, test_mode=True)
             return await output_columns(self._clickhouse, planned)
         except UserError as error:
             # It passed the check when it was released: a table was changed behind our back.
