@@ -17,6 +17,7 @@ from litestar.types import Receive, Send
 from msgspec import Struct
 from msgspec.structs import replace
 
+from query.spool import Disk, Spool
 from shared.clickhouse.contract import ClickHouse, Limits, Result, Statement, Summary
 from shared.errors import TooLargeError
 from shared.web.compression import MIN_BYTES, Compressor, Encoding, compress
@@ -28,6 +29,8 @@ _INLINE_BYTES = 64 << 10
 # Shorter queries end before anybody can have left.
 _WATCH_AFTER_S = 0.05
 _REMEMBERED_SIZES = 4096
+# Who takes nothing for so long has left without saying so.
+_STALLED_AFTER_S = 60.0
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -62,6 +65,7 @@ class Responder:
     def __init__(self, clickhouse: ClickHouse) -> None:
         self._clickhouse = clickhouse
         self._small: OrderedDict[str, bool] = OrderedDict()
+        self._disk = Disk()
 
     async def respond(self, order: Order, receive: Receive, send: Send) -> None:
         """Answer 200 with the rows.
@@ -115,7 +119,7 @@ class Responder:
             if is_whole:
                 await send_whole(order, beginning, stream.summary, send)
             else:
-                await _send_rest(order, beginning, pieces, send)
+                await _send_rest(order, beginning, pieces, send, self._disk)
         finally:
             await stream.aclose()
 
@@ -158,7 +162,7 @@ async def _beginning(order: Order, pieces: AsyncIterator[bytes]) -> tuple[bytes,
 
 
 async def _send_rest(
-    order: Order, beginning: bytes, pieces: AsyncIterator[bytes], send: Send
+    order: Order, beginning: bytes, pieces: AsyncIterator[bytes], send: Send, disk: Disk
 ) -> None:
     """Send an answer of unknown length; what it cost is known too late for a header."""
     headers = [*_headers(order)]
@@ -169,23 +173,47 @@ async def _send_rest(
     if order.is_head:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
-    size = len(beginning)
-    await _send_piece(beginning, packer, send)
-    # The beginning may be a megabyte, which nobody needs while the rest is sent.
-    del beginning
-    async for piece in pieces:
-        size += len(piece)
-        check_size(size, order.statement.limits.max_result_bytes)
-        await _send_piece(piece, packer, send)
+    spool = Spool(disk)
+    most_bytes = order.statement.limits.max_result_bytes
+    filling = asyncio.ensure_future(_fill(spool, pieces, len(beginning), most_bytes))
+    try:
+        await _send_piece(beginning, packer, send)
+        # It may be a megabyte, which nobody needs while the rest is sent.
+        beginning = b""
+        while piece := await spool.get():
+            await _send_piece(piece, packer, send)
+    finally:
+        filling.cancel()
+        await asyncio.wait([filling])
+        spool.close()
     end = packer.end() if packer is not None else b""
     await send({"type": "http.response.body", "body": end, "more_body": False})
+
+
+async def _fill(
+    spool: Spool, pieces: AsyncIterator[bytes], size: int, most_bytes: int | None
+) -> None:
+    """Take what the engine says as fast as it says it; errors go to whoever reads."""
+    try:
+        async for piece in pieces:
+            size += len(piece)
+            check_size(size, most_bytes)
+            await spool.put(piece)
+    except Exception as error:  # noqa: BLE001 - the reader raises it
+        spool.end(error)
+    else:
+        spool.end()
 
 
 async def _send_piece(piece: bytes, packer: Compressor | None, send: Send) -> None:
     if packer is not None:
         piece = await asyncio.to_thread(packer.add, piece)
     if piece:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        try:
+            async with asyncio.timeout(_STALLED_AFTER_S):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError as error:
+            raise ClientLeftError from error
 
 
 def _headers(order: Order) -> Headers:

@@ -234,6 +234,27 @@ async def test_a_stream_that_nobody_reads_any_more_is_ended(rig: Rig) -> None:
     await until(is_gone, timeout_s=3.0)
 
 
+async def test_a_slow_reader_neither_holds_the_engine_nor_runs_into_its_time_limit(
+    rig: Rig,
+) -> None:
+    rig.endpoint("rows", "SELECT number AS slowly, repeat('x', 100) AS s FROM numbers(250000)")
+    rig.allow("hasty", "rows", timeout_s=1.0)
+    bearer = {"Authorization": "Bearer hasty"}
+
+    async def is_gone() -> bool:
+        return not await rig.running("slowly")
+
+    async with rig.client.stream("GET", "/v0/pipes/rows.csv", headers=bearer) as response:
+        pieces = response.aiter_bytes()
+        size = len(await anext(pieces))
+        await until(is_gone)
+        # Longer than the query may run, and than it takes to end what does.
+        await asyncio.sleep(1.7)
+        async for piece in pieces:
+            size += len(piece)
+    assert size > 25 * MEGABYTE
+
+
 # The list -----------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,8 @@ import pytest
 import structlog
 from httpx import ASGITransport, AsyncClient
 from litestar import asgi, get, post
-from litestar.params import FromQuery
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.params import FromPath, FromQuery
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 from shared.auth.tokens import AdminTokenStore
 from shared.errors import (
@@ -88,6 +88,30 @@ async def plain(scope: Scope, receive: Receive, send: Send) -> None:
     raise NotFoundError("Nothing here.")
 
 
+@asgi("/mounted", is_mount=True, copy_scope=False)
+async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    body = scope["path"].encode()
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@get("/mounted/page")
+async def page() -> str:
+    return "a page"
+
+
+@get("/mounted/{name:str}/copy")
+async def copy_of(name: FromPath[str]) -> str:
+    return f"a copy of {name}"
+
+
+@asgi("/half", is_mount=False, copy_scope=False)
+async def half(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    raise QueryError("Failed late.")
+
+
 async def answers() -> None:
     return
 
@@ -97,7 +121,19 @@ async def is_down() -> None:
 
 
 def build(*, is_ready: bool = True, need_token: bool = False) -> ASGIApp:
-    handlers = [missing, parameters, busy, down, query, own, bug, typed, thing, plain]
+    handlers: list[ControllerRouterHandler] = [
+        missing,
+        parameters,
+        busy,
+        down,
+        query,
+        own,
+        bug,
+        typed,
+        thing,
+        plain,
+    ]
+    handlers += [mounted, page, copy_of, half]
     checks = {"log": answers, "clickhouse": answers if is_ready else is_down}
     return create_app(
         [
@@ -277,3 +313,43 @@ def test_error_codes_are_unique_and_say_what_they_mean() -> None:
     assert by_code["bad_request"].meaning == "A malformed body, header or query string."
     assert all(row.meaning for row in rows)
     assert json.dumps(codes).count('"error"') == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/mounted", "/mounted"),
+        ("/mounted/", "/mounted/"),
+        ("/mounted/a/b.json", "/mounted/a/b.json"),
+        ("/mounted/page", "a page"),
+        ("/mounted/page/", "a page"),
+        ("/mounted/x/copy", "a copy of x"),
+    ],
+)
+async def test_a_mount_gets_what_no_other_route_has(
+    client: AsyncClient, path: str, text: str
+) -> None:
+    response = await client.get(path)
+    assert (response.status_code, response.text) == (200, text)
+    assert response.headers["x-request-id"]
+
+
+async def test_nothing_beside_a_mount_belongs_to_it(client: AsyncClient) -> None:
+    assert (await client.get("/mountedpage")).status_code == 404
+
+
+async def test_an_answer_that_fails_half_way_is_left_unfinished_and_logged() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": "/half", "headers": []}
+    with structlog.testing.capture_logs() as logged:
+        await build()(cast(Any, scope), receive, send)
+    assert [message.get("more_body") for message in sent] == [None, True]
+    (line,) = logged
+    assert (line["event"], line["log_level"]) == ("answer_broken_off", "error")
