@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from msgspec import structs
+
 from shared.auth.cipher import TokenCipher, load_or_create_secret
 from shared.auth.lookup import TokenLookup
 from shared.auth.signed import JwtKey, checked_key
@@ -69,7 +71,11 @@ async def _prepared(table: TokenTable, clock: Clock) -> Loaded:
     loaded = await table.load()
     if loaded.key_id is None:
         await table.mark(clock.now_ms() * 1000)
+        # Who started at the same moment may have marked it too. Where a replica answers that does
+        # not have the row yet, it is ours.
         loaded = await table.load()
+        if loaded.key_id is None:
+            loaded = structs.replace(loaded, key_id=table.key_id)
     return loaded
 
 

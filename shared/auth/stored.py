@@ -258,14 +258,18 @@ class StoredTokens:
         Raises:
             UnavailableError: ClickHouse does not answer; what was known stays.
         """
-        if await self._table.stamp() != self._stamp:
-            self.take(await self._table.load())
+        if await self._table.stamp() == self._stamp:
+            return
+        loaded = await self._table.load()
+        # A replica may be behind what was written here; only a table that was emptied goes back.
+        if loaded.version >= self._version or not loaded.version:
+            self.take(loaded)
 
     def take(self, loaded: Loaded) -> None:
         """Know these tokens and no others."""
         self._take({record.name: record for record in loaded.records})
         self._stamp = loaded.stamp
-        self._version = max(self._version, loaded.version)
+        self._version = loaded.version
         if loaded.foreign and loaded.foreign != self._foreign:
             _log.error(
                 "tokens_unreadable",

@@ -78,7 +78,7 @@ class TokenTable:
 
     def __init__(self, clickhouse: ClickHouse, key_id: str) -> None:
         self._clickhouse = clickhouse
-        self._key_id = key_id
+        self.key_id = key_id
 
     async def prepare(self) -> None:
         """Make the table; needs the rights of a deployer."""
@@ -114,13 +114,13 @@ class TokenTable:
         rows = msgspec.convert(found, list[_Row])
         marker = next((row for row in rows if row.name == _MARKER), None)
         live = [row for row in rows if row.name != _MARKER and not row.is_gone]
-        own = [row for row in live if row.key_id == self._key_id]
+        own = [row for row in live if row.key_id == self.key_id]
         return Loaded(
             stamp=stamp,
             version=max((row.version for row in rows), default=0),
             key_id=marker.key_id if marker is not None else None,
             records=tuple(_record(row) for row in own),
-            foreign=tuple(row.name for row in live if row.key_id != self._key_id),
+            foreign=tuple(row.name for row in live if row.key_id != self.key_id),
         )
 
     async def mark(self, version: int) -> None:
@@ -148,7 +148,7 @@ class TokenTable:
     def _row(self, name: str, version: int, **values: str | int) -> dict[str, object]:
         empty = {"is_gone": 0, "id": "", "digest": "", "sealed": "", "details": ""}
         own = {"database": self._clickhouse.database, "name": name, "version": version}
-        return {**empty, **own, "key_id": self._key_id, **values}
+        return {**empty, **own, "key_id": self.key_id, **values}
 
     async def _insert(self, rows: Sequence[dict[str, object]]) -> None:
         await insert_rows(self._clickhouse, DATABASE, TABLE, _COLUMNS, rows)

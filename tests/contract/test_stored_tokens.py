@@ -136,6 +136,38 @@ async def test_a_clock_that_is_behind_does_not_lose_changes(
     assert [r.name for r in ahead.records()] == ["b"]
 
 
+async def test_a_replica_that_is_behind_does_not_bring_the_past_back(
+    own: OwnDatabase, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    store = await open_store(own, tmp_path, clock=clock)
+    await store.create("a", DETAILS)
+    await store.refresh()
+    own.lags = True
+    clock.advance(1)
+    await store.create("b", DETAILS)
+    await store.refresh()
+    assert [record.name for record in store.records()] == ["a", "b"]
+    await store.remove("a")
+    await store.refresh()
+    assert [record.name for record in store.records()] == ["b"]
+    own.lags = False
+    await store.refresh()
+    assert [record.name for record in store.records()] == ["b"]
+
+
+async def test_a_table_that_was_emptied_leaves_no_token(
+    own: OwnDatabase, engine: EmbeddedClickHouse, tmp_path: Path
+) -> None:
+    store = await open_store(own, tmp_path)
+    token = store.reveal(await store.create("a", DETAILS)).encode()
+    await engine.execute(Statement(sql="TRUNCATE TABLE pipehouse.tokens"))
+    await store.refresh()
+    with pytest.raises(AuthenticationError):
+        store.grant(token)
+    await store.create("a", DETAILS)
+
+
 async def test_a_name_is_unique_also_among_processes(own: OwnDatabase, tmp_path: Path) -> None:
     one, two = await open_store(own, tmp_path), await open_store(own, tmp_path)
     await one.create("a", DETAILS)

@@ -23,6 +23,7 @@ class OwnDatabase:
     """An engine whose current database is another one, so that each test has tokens of its own.
 
     ``failure`` is raised instead of an answer where it is set, ``refusal`` instead of an insert.
+    While it ``lags`` it answers as it did before, as a replica may.
     """
 
     def __init__(self, engine: ClickHouse, database: str | None = None) -> None:
@@ -30,6 +31,8 @@ class OwnDatabase:
         self.database = database or f"tokens_{next(_numbers)}"
         self.failure: Exception | None = None
         self.refusal: Exception | None = None
+        self.lags = False
+        self._answers: dict[str, Result] = {}
         self.asked = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
@@ -44,7 +47,10 @@ class OwnDatabase:
         self.asked.set()
         if self.failure is not None:
             raise self.failure
-        return await self._engine.fetch(statement)
+        if self.lags:
+            return self._answers[statement.sql]
+        answer = self._answers[statement.sql] = await self._engine.fetch(statement)
+        return answer
 
 
 def as_engine(engine: OwnDatabase) -> ClickHouse:
