@@ -76,7 +76,7 @@ def users(database: str, passwords: Mapping[str, str]) -> Sequence[User]:
 def statements(database: str, accounts: Sequence[User]) -> list[str]:
     """Everything to run, in order, by a user who may create users; harmless to run again.
 
-    A user that exists gets its password anew.
+    A user that exists keeps its password, so that processes which use it go on.
     """
     db = quote_identifier(database)
     found = [
@@ -90,7 +90,6 @@ def statements(database: str, accounts: Sequence[User]) -> list[str]:
         name = quote_identifier(user.name)
         secret = f"IDENTIFIED WITH sha256_password BY {literal(user.password)}"
         found.append(f"CREATE USER IF NOT EXISTS {name} {secret}")
-        found.append(f"ALTER USER {name} {secret}")
         found += [f"GRANT {what} TO {name}" for what in _grants(user.role, db)]
         if user.role == "reader":
             found.append(f"ALTER USER {name} SETTINGS PROFILE {literal(_READER_PROFILE)}")

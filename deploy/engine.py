@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from msgspec import structs
+
 from shared.clickhouse.allowlist import Analysis
-from shared.clickhouse.contract import ClickHouse
+from shared.clickhouse.contract import ClickHouse, Statement
 from shared.clickhouse.embedded import open_embedded
+from shared.clickhouse.server import open_server
+from shared.clickhouse.sql import quote_identifier
+from shared.clickhouse.url import parse_url
 from shared.errors import ConfigError
 from shared.settings import Settings
 
@@ -21,23 +29,23 @@ class Engine(ClickHouse, Protocol):
         ...
 
 
-async def open_engine(settings: Settings, *, folder: Path | None = None) -> Engine:
+async def open_engine(settings: Settings, *, writes: bool = True) -> Engine:
     """Open the engine that the settings name.
 
     Args:
         settings: Names a server, or the data folder.
-        folder: Where the embedded engine keeps its data; in the data folder by default.
+        writes: Whether rows or tables will be written; a server's read-only user is refused then.
 
     Raises:
         ConfigError: The server refuses us or is not what we need; the folder is owned.
         ClickHouseUnavailableError: The server cannot be reached.
     """
     if settings.clickhouse_url is not None:
-        raise ConfigError("The server engine is not there yet.")
-    return await open_embedded(folder or settings.data / "clickhouse", fsync=settings.fsync)
+        return await open_server(settings.clickhouse_url, writes=writes)
+    return await open_embedded(settings.data / "clickhouse", fsync=settings.fsync)
 
 
-async def open_server_engine(settings: Settings, command: str) -> Engine:
+async def open_server_engine(settings: Settings, command: str, *, writes: bool = True) -> Engine:
     """Open the server of a process that others share their ClickHouse with.
 
     Raises:
@@ -50,4 +58,40 @@ async def open_server_engine(settings: Settings, command: str) -> Engine:
             " process.",
             hint="Set PIPEHOUSE_CLICKHOUSE_URL, or use pipehouse dev.",
         )
-    return await open_engine(settings)
+    return await open_engine(settings, writes=writes)
+
+
+@asynccontextmanager
+async def throwaway_engine(folder: Path, clickhouse_url: str | None) -> AsyncIterator[Engine]:
+    """An engine with an empty database that goes with it.
+
+    Args:
+        folder: Where an embedded engine keeps its data; exists and is empty.
+        clickhouse_url: A server, where a database of its own is made and dropped again.
+
+    Raises:
+        ConfigError: See ``open_engine``.
+        ClickHouseUnavailableError: The server cannot be reached.
+    """
+    if clickhouse_url is None:
+        embedded = await open_embedded(folder / "clickhouse")
+        try:
+            yield embedded
+        finally:
+            await embedded.close()
+        return
+    url = parse_url(clickhouse_url)
+    name = f"pipehouse_test_{uuid.uuid4().hex[:12]}"
+    outer = await open_server(url)
+    try:
+        await outer.execute(Statement(sql=f"CREATE DATABASE {quote_identifier(name)}"))
+        try:
+            inner = await open_server(structs.replace(url, database=name))
+            try:
+                yield inner
+            finally:
+                await inner.close()
+        finally:
+            await outer.execute(Statement(sql=f"DROP DATABASE {quote_identifier(name)} SYNC"))
+    finally:
+        await outer.close()

@@ -74,7 +74,8 @@ async def start_role(
     clock, metrics = SystemClock(), Metrics()
     listener = listen(settings.host, settings.port)
     service.on_close("listener", closing(listener.close))
-    clickhouse = await open_server_engine(settings, role)
+    # The query service writes only where tokens are changed, and says so where it may not.
+    clickhouse = await open_server_engine(settings, role, writes=role != "query")
     service.on_close("clickhouse", awaiting(clickhouse.close))
     token = load_or_create_admin_token(settings.data, settings.admin_token)
     parts = Parts(

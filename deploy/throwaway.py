@@ -10,9 +10,9 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
+from deploy.engine import Engine, throwaway_engine
 from deploy.release import Released, Releaser
 from query.serving import Serving
-from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clock import SystemClock
 from shared.datafile.project import LoadedProject, load_project
 from shared.model.resources import Datasource
@@ -22,26 +22,30 @@ from shared.model.workspace import Workspace
 class Throwaway(Struct, frozen=True, kw_only=True):
     """An engine with the project's tables in it, and what the release of the project came to."""
 
-    clickhouse: EmbeddedClickHouse
+    clickhouse: Engine
     serving: Serving
     released: Released
 
 
 @asynccontextmanager
 async def throwaway(
-    folders: Sequence[Path], environ: Mapping[str, str], *, keep_ttl: bool = True
+    folders: Sequence[Path],
+    environ: Mapping[str, str],
+    *,
+    keep_ttl: bool = True,
+    clickhouse_url: str | None = None,
 ) -> AsyncIterator[Throwaway]:
-    """Release a project into an engine in a temporary folder, which is removed afterwards.
+    """Release a project into an empty engine that goes with it.
 
     Args:
         folders: The project.
         environ: Where secrets may come from.
         keep_ttl: Without it rows with old dates, as fixtures have them, do not vanish at once.
+        clickhouse_url: A server to use instead of the embedded engine.
     """
     folder = Path(tempfile.mkdtemp(prefix="pipehouse-"))
     try:
-        clickhouse = await open_embedded(folder / "clickhouse")
-        try:
+        async with throwaway_engine(folder, clickhouse_url) as clickhouse:
             project = load_project(folders, environ)
             if not keep_ttl:
                 project = _without_ttl(project)
@@ -49,8 +53,6 @@ async def throwaway(
             releaser = Releaser(clickhouse, serving, None, SystemClock())
             released = await releaser.release(project)
             yield Throwaway(clickhouse=clickhouse, serving=serving, released=released)
-        finally:
-            await clickhouse.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec import structs
 
 from deploy.bootstrap import ROLES, User, statements, users
 from deploy.commands.base import EXIT_BAD, EXIT_NOT_LOADED, complain, report, say
@@ -23,8 +24,11 @@ from deploy.throwaway import throwaway
 from shared.auth.opening import open_tokens
 from shared.auth.tokens import load_or_create_admin_token
 from shared.clickhouse.contract import Statement
+from shared.clickhouse.server import open_server
+from shared.clickhouse.url import ServerUrl, parse_url
 from shared.clock import SystemClock
 from shared.datafile.project import LoadedProject, load_project
+from shared.errors import ConfigError
 from shared.logs import configure_logging
 from shared.settings import Settings, load_settings
 
@@ -123,37 +127,53 @@ def _print(plan: Plan) -> None:
 
 
 async def _bootstrap(settings: Settings, *, only_print: bool) -> None:
-    url = settings.clickhouse_url or ""
-    rest = url.partition("://")[2].rpartition("@")[2]
-    address, _, options = rest.partition("?")
-    host, _, database = address.partition("/")
-    database = database or "default"
+    if settings.clickhouse_url is None:
+        raise ConfigError(
+            "pipehouse deploy --bootstrap needs a ClickHouse server.",
+            hint="Set PIPEHOUSE_CLICKHOUSE_URL to the URL of a user who may create users.",
+        )
+    url = parse_url(settings.clickhouse_url)
     passwords = {role: "<password>" if only_print else secrets.token_urlsafe(24) for role in ROLES}
-    accounts = users(database, passwords)
-    lines = statements(database, accounts)
+    accounts = users(url.database, passwords)
     if only_print:
-        for line in lines:
+        for line in statements(url.database, accounts):
             say(f"{line};")
         return
-    engine = await open_server_engine(settings, "deploy --bootstrap")
+    # The project's database may not exist yet.
+    engine = await open_server(structs.replace(url, database="default"))
     try:
-        for line in lines:
+        for line in statements(url.database, accounts):
             await engine.execute(Statement(sql=line))
     finally:
         await engine.close()
-    say("The users were made. Their passwords are shown once; keep these lines secret:")
-    where = f"{host}?{options}" if options else host
+    address, _, options = settings.clickhouse_url.rpartition("@")[2].partition("?")
+    host = address.partition("/")[0]
     for user in accounts:
-        say(f"  {_used_by(user)}\n    PIPEHOUSE_CLICKHOUSE_URL={user.url(where, database)}")
+        if not await _may_log_in(url, user):
+            say(f"{user.name} existed; its password was left as it is.")
+            continue
+        say(f"{user.name} was made, {_used_by(user)}. Its password is shown this once:")
+        where = f"{host}?{options}" if options else host
+        say(f"  PIPEHOUSE_CLICKHOUSE_URL='{user.url(where, url.database)}'")
+
+
+async def _may_log_in(url: ServerUrl, user: User) -> bool:
+    own = structs.replace(url, user=user.name, password=user.password)
+    try:
+        engine = await open_server(own, writes=False)
+    except ConfigError:
+        return False
+    await engine.close()
+    return True
 
 
 def _used_by(user: User) -> str:
     commands = {
-        "writer": "pipehouse ingest",
+        "writer": "pipehouse ingest, events and serve",
         "reader": "pipehouse query",
         "deployer": "pipehouse deploy",
     }
-    return f"for {commands[user.role]}:"
+    return f"for {commands[user.role]}"
 
 
 # history ------------------------------------------------------------------------------------------

@@ -60,7 +60,10 @@ async def _check(folders: Sequence[Path]) -> Released:
 @FOLDERS
 @click.option("--verbose", "-v", is_flag=True, help="Print passed cases too.")
 def test(folders: tuple[Path, ...], verbose: bool) -> None:
-    """Run the cases of tests/ against the fixtures, in an engine that is thrown away."""
+    """Run the cases of tests/ against the fixtures, in a database that is thrown away.
+
+    Its engine is the embedded one, or the server of PIPEHOUSE_CLICKHOUSE_URL.
+    """
     configure_logging(form="console", level="error")
     outcomes = asyncio.run(_test(folders))
     for outcome in outcomes:
@@ -78,7 +81,8 @@ def test(folders: tuple[Path, ...], verbose: bool) -> None:
 
 async def _test(folders: Sequence[Path]) -> list[testing.Outcome]:
     cases = [case for folder in folders for case in testing.find_cases(folder)]
-    async with throwaway(folders, os.environ, keep_ttl=False) as engine:
+    url = load_settings(os.environ).clickhouse_url
+    async with throwaway(folders, os.environ, keep_ttl=False, clickhouse_url=url) as engine:
         released = engine.released
         if not released.is_clean:
             report(released.diagnostics)
