@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-async def servers(url: str) -> AsyncIterator[list[ClickHouse]]:
+async def servers(url: str) -> AsyncIterator[Sequence[ClickHouse]]:
     found = [await open_server(url) for _ in range(2)]
     yield found
     for server in found:
@@ -40,7 +40,7 @@ async def servers(url: str) -> AsyncIterator[list[ClickHouse]]:
 
 
 async def test_two_processes_share_tokens_through_a_server(
-    servers: list[ClickHouse], tmp_path: Path
+    servers: Sequence[ClickHouse], tmp_path: Path
 ) -> None:
     engine = OwnDatabase(servers[0])
     one = await open_store(engine, tmp_path / "1")
