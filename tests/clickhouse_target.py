@@ -26,6 +26,8 @@ _READY_S = 60
 
 def docker_answers() -> bool:
     """Whether a Docker engine can be used."""
+    if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
+        return False
     docker: Any = importlib.import_module("docker")
 
     try:

@@ -17,6 +17,7 @@ from shared.clickhouse.contract import SettingValue, Summary
 from shared.clickhouse.failures import query_error
 from shared.clickhouse.hosts import Hosts
 from shared.clickhouse.http import HttpBrokenError, HttpConnection, HttpPool, Response
+from shared.clickhouse.sql import literal
 from shared.clickhouse.url import Host, ServerUrl
 from shared.errors import AppError, ClickHouseUnavailableError, QueryTimeoutError
 
@@ -234,8 +235,8 @@ class HttpFace:
             async with asyncio.timeout(_KILL_TIMEOUT_S):
                 for one in hosts:
                     request = self.request(
-                        "KILL QUERY WHERE query_id = {ph_id:String} SYNC",
-                        {"param_ph_id": query_id, "log_queries": 0},
+                        f"KILL QUERY WHERE query_id = {literal(query_id)} SYNC",
+                        {},
                         host=one,
                     )
                     answer = await self.send(request)

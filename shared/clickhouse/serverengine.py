@@ -53,6 +53,7 @@ from shared.clickhouse.reads import (
     statement_options,
 )
 from shared.clickhouse.serverstream import ServerStream
+from shared.clickhouse.sql import literal
 from shared.clickhouse.statement import output_format_of, parameters_of, settings_of
 from shared.clickhouse.url import Host, ServerUrl
 from shared.errors import ClickHouseUnavailableError
@@ -278,11 +279,11 @@ class ServerClickHouse:
         """See ``ClickHouse``. A host that refuses connections runs nothing."""
 
         async def ask(host: Host) -> bytes:
-            sql = (
-                "SELECT query_id FROM system.processes"
-                " WHERE startsWith(query_id, {ph_prefix:String})"
+            return await self._on_host(
+                host, f"SELECT query_id FROM system.processes WHERE {wanted}"
             )
-            return await self._on_host(host, sql, query_id_prefix)
+
+        wanted = f"startsWith(query_id, {literal(query_id_prefix)})"
 
         answers = await self._face.on_every_host(ask)
         return tuple(line for body in answers for line in body.decode().split("\n") if line)
@@ -291,15 +292,17 @@ class ServerClickHouse:
         """See ``ClickHouse``."""
 
         async def end(host: Host) -> bytes:
-            sql = "KILL QUERY WHERE startsWith(query_id, {ph_prefix:String}) ASYNC"
-            return await self._on_host(host, sql, query_id_prefix)
+            # No binding: not every version takes them here.
+            return await self._on_host(host, f"KILL QUERY WHERE {wanted} ASYNC")
+
+        wanted = f"startsWith(query_id, {literal(query_id_prefix)})"
 
         while await self.running(query_id_prefix):
             await self._face.on_every_host(end)
             await asyncio.sleep(_KILL_PAUSE_S)
 
-    async def _on_host(self, host: Host, sql: str, prefix: str) -> bytes:
-        request = self._face.request(sql, {"param_ph_prefix": prefix}, host=host)
+    async def _on_host(self, host: Host, sql: str) -> bytes:
+        request = self._face.request(sql, {}, host=host)
         try:
             return (await self._face.whole(request))[0]
         except ServerRefusalError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -19,32 +19,51 @@ from shared.clickhouse.contract import (
     Run,
     Statement,
 )
+from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clickhouse.failures import (
     InsertFatalError,
     InsertRefusedError,
     InsertRetriableError,
     InsertViewError,
 )
+from shared.clickhouse.server import open_server
 from shared.errors import QueryError, QueryTimeoutError, TooLargeError
+from tests.clickhouse_target import opened, targets
 
 ENDLESS = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
 WINDOW = "SETTINGS non_replicated_deduplication_window = 1000"
 
 
-# A second engine joins here, and every test below runs on it too.
-ENGINES = ["embedded"]
+@pytest.fixture(scope="module", params=["embedded", *targets()])
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str | EmbeddedClickHouse]:
+    """The URL of a server, or the embedded engine."""
+    if request.param == "embedded":
+        yield request.getfixturevalue("engine")
+        return
+    with opened(request.param, tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
-@pytest.fixture(params=ENGINES)
-def clickhouse(request: pytest.FixtureRequest) -> ClickHouse:
-    engine: ClickHouse = request.getfixturevalue("engine")
-    return engine
+@pytest.fixture
+async def clickhouse(target: str | EmbeddedClickHouse) -> AsyncIterator[ClickHouse]:
+    """The engine under test."""
+    if not isinstance(target, str):
+        yield target
+        return
+    server = await open_server(target)
+    yield server
+    await server.close()
 
 
-def test_the_server_engine_passes_this_suite_too() -> None:
-    if "PIPEHOUSE_TEST_CLICKHOUSE_URL" in os.environ:
-        pytest.fail("the server engine does not exist yet: unset PIPEHOUSE_TEST_CLICKHOUSE_URL")
-    pytest.skip("the server engine does not exist yet; PIPEHOUSE_TEST_CLICKHOUSE_URL will name it")
+@pytest.fixture
+async def database(clickhouse: ClickHouse) -> AsyncIterator[str]:
+    """The name of an empty database that goes with the test."""
+    name = f"contract_{uuid.uuid4().hex[:8]}"
+    await clickhouse.execute(Statement(sql=f"CREATE DATABASE {name} ENGINE = Atomic"))
+    yield name
+    await clickhouse.execute(Statement(sql=f"DROP DATABASE {name} SYNC"))
 
 
 class Lines:
