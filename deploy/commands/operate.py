@@ -51,6 +51,14 @@ def trace(record: str, as_json: bool) -> None:
     _run(registry.TRACE, as_json, record=record)
 
 
+@click.command()
+@click.argument("datasource", default="")
+@AS_JSON
+def doctor(datasource: str, as_json: bool) -> None:
+    """Say which guarantee really holds for each data source, and what is not healthy."""
+    _run(registry.DOCTOR, as_json, datasource=datasource)
+
+
 @click.group()
 def quarantine() -> None:
     """Records that could not be stored."""

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from deploy.operate.audit import AuditArguments, AuditResult, audit
+from deploy.operate.doctor import DoctorArguments, DoctorResult, doctor
 from deploy.operate.quarantine import (
     ListArguments,
     ListResult,
@@ -40,6 +41,7 @@ class Command(Struct, frozen=True, kw_only=True):
 
 AUDIT = Command(name="audit", arguments=AuditArguments, result=AuditResult, run=audit)
 TRACE = Command(name="trace", arguments=TraceArguments, result=TraceResult, run=trace)
+DOCTOR = Command(name="doctor", arguments=DoctorArguments, result=DoctorResult, run=doctor)
 QUARANTINE_LIST = Command(
     name="quarantine-list", arguments=ListArguments, result=ListResult, run=list_quarantine
 )
@@ -58,6 +60,7 @@ COMMANDS: Mapping[str, Command] = {
     for command in (
         AUDIT,
         TRACE,
+        DOCTOR,
         QUARANTINE_LIST,
         QUARANTINE_SHOW,
         QUARANTINE_REPLAY,

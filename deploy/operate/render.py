@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from deploy.operate.audit import AuditResult, DatasourceAudit, PartitionAudit
+from deploy.operate.doctor import DoctorResult
 from deploy.operate.quarantine import ListResult, PurgeResult, ShowResult
 from deploy.operate.ranges import size
 from deploy.operate.trace import TraceResult
@@ -75,6 +76,21 @@ def _trace(result: TraceResult) -> Iterator[str]:
             yield f"  token {sighting.token}"
 
 
+def _doctor(result: DoctorResult) -> Iterator[str]:
+    yield f"Engine: {result.engine}"
+    for found in result.guarantees:
+        yield f"{found.datasource}: {found.verdict}"
+        for reason in found.reasons:
+            yield f"  {reason}"
+        for fix in found.fixes:
+            yield f"  mend it: {fix}"
+    yield ""
+    for check in result.checks:
+        yield f"{check.level:<8} {check.subject}: {cell_text(check.text)}"
+        if check.fix:
+            yield f"         {check.fix}"
+
+
 def _list(result: ListResult) -> Iterator[str]:
     for found in result.datasources:
         if not found.rows:
@@ -116,6 +132,7 @@ def _purge(result: PurgeResult) -> Iterator[str]:
 _RENDERERS: Mapping[type[Struct], Callable[[Any], Iterator[str]]] = {
     AuditResult: _audit,
     TraceResult: _trace,
+    DoctorResult: _doctor,
     ListResult: _list,
     ShowResult: _show,
     ReplayReport: _replay,
