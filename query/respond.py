@@ -11,12 +11,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from functools import lru_cache
-from types import TracebackType
 
 from litestar.types import Receive, Send
 from msgspec import Struct
 from msgspec.structs import replace
 
+from query.client import ClientLeftError, ClientWatch
 from query.spool import Disk, Spool
 from shared.clickhouse.contract import ClickHouse, Limits, Result, Statement, Summary
 from shared.errors import TooLargeError
@@ -26,17 +26,11 @@ from shared.web.compression import MIN_BYTES, Compressor, Encoding, compress
 SMALL_BYTES = 1 << 20
 # What is packed on the event loop at once; more would hold up other requests.
 _INLINE_BYTES = 64 << 10
-# Shorter queries end before anybody can have left.
-_WATCH_AFTER_S = 0.05
 _REMEMBERED_SIZES = 4096
 # Who takes nothing for so long has left without saying so.
 _STALLED_AFTER_S = 60.0
 
 Headers = tuple[tuple[bytes, bytes], ...]
-
-
-class ClientLeftError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -247,46 +241,3 @@ def capped(limits: Limits, most_bytes: int) -> Limits:
     """The limits with a result of so many bytes at most."""
     own = limits.max_result_bytes
     return replace(limits, max_result_bytes=most_bytes if own is None else min(own, most_bytes))
-
-
-class ClientWatch:
-    """Ends what is awaited inside the block when the caller hangs up.
-
-    Args:
-        receive: The request's own; its body must have been read.
-        after_s: How long to wait before watching.
-    """
-
-    def __init__(self, receive: Receive, *, after_s: float = _WATCH_AFTER_S) -> None:
-        self._receive = receive
-        self._after_s = after_s
-        self._watching: asyncio.Task[None] | None = None
-        self._has_left = False
-
-    def __enter__(self) -> ClientWatch:
-        self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._after_s, self._start)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._has_left and self._task is not None and kind is asyncio.CancelledError:
-            self._task.uncancel()
-            raise ClientLeftError from error
-
-    def _start(self) -> None:
-        self._watching = asyncio.ensure_future(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._has_left = True
-        if self._task is not None:
-            self._task.cancel()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from litestar.types import HTTPScope, Receive
 
-from query.respond import ClientLeftError
+from query.client import ClientLeftError
 from shared.errors import BadRequestError, TooLargeError
 from shared.web.guards import query_pairs
 

@@ -13,9 +13,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from query.cache import AnswerCache, CacheKey, Found
+from query.client import ClientWatch
 from query.plan import Planner
 from query.planned import Planned
-from query.respond import ClientWatch, Order, capped, check_size, statistics
+from query.respond import Order, capped, check_size, statistics
 from shared.auth.tokens import Grant, GrantLimits
 from shared.auth.tokens import Scope as TokenScope
 from shared.clickhouse.contract import ClickHouse, Result

@@ -16,6 +16,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from typing import TypeVar, cast
+from urllib.parse import urlencode
 
 import msgspec
 from litestar import asgi
@@ -25,6 +26,7 @@ from msgspec import Struct
 from prometheus_client import Counter, Histogram
 
 from query.cache import AnswerCache
+from query.client import ClientLeftError
 from query.explain import Explanation
 from query.formats import OutputFormat, output_settings, split_name
 from query.http.body import read_arguments
@@ -36,7 +38,7 @@ from query.over import over_result
 from query.parameters import merge_arguments
 from query.plan import Planner
 from query.planned import Planned
-from query.respond import ClientLeftError, Headers, Order, Responder
+from query.respond import Headers, Order, Responder
 from query.serving import Serving
 from shared.auth.tokens import PIPES_READ, Grant, GrantLimits, TokenStore
 from shared.clickhouse.contract import ClickHouse, Limits
@@ -103,7 +105,8 @@ class _PipesApi:
         started_s = time.perf_counter()
         name, status = "", 500
         try:
-            grant = authenticate(cast(Scope, scope), self._services.tokens)
+            body = await read_arguments(scope, receive)
+            grant = authenticate(with_token(scope, body), self._services.tokens)
             planner = self._services.serving.planner
             kept = self._cached.recall(scope, grant, planner) if self._cached else None
             if self._cached is not None and kept is not None:
@@ -112,7 +115,7 @@ class _PipesApi:
                 return
             name, format_ = split_name(path)
             grant.require(PIPES_READ, name)
-            planned, order = await self._order(name, format_, grant, scope, receive)
+            planned, order = await self._order(name, format_, grant, scope, body)
             status = await self._respond(
                 planned, order, scope, receive, send, (name, grant, planner)
             )
@@ -163,9 +166,8 @@ class _PipesApi:
         format_: OutputFormat,
         grant: Grant,
         scope: HTTPScope,
-        receive: Receive,
+        body: Mapping[str, object],
     ) -> tuple[Planned, Order]:
-        body = await read_arguments(scope, receive)
         pairs = query_pairs(scope["query_string"])
         planned = await self._plan(grant, name, pairs, body)
         return planned, Order(
@@ -237,6 +239,16 @@ def tightened(limits: Limits, own: GrantLimits) -> Limits:
 def _least(one: T | None, other: T | None) -> T | None:
     given = [value for value in (one, other) if value is not None]
     return min(given) if given else None
+
+
+def with_token(scope: HTTPScope, body: Mapping[str, object]) -> Scope:
+    """The request as if a token in its body had been sent like any other."""
+    token = body.get("token")
+    if not isinstance(token, str):
+        return cast(Scope, scope)
+    # The last of several wins, so that a token in the URL stays the one that counts.
+    query_string = urlencode({"token": token}).encode() + b"&" + scope["query_string"]
+    return cast(Scope, {**scope, "query_string": query_string})
 
 
 def accepted_encoding(scope: HTTPScope) -> Encoding | None:

@@ -17,12 +17,13 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct, field
 
+from query.client import ClientLeftError
 from query.formats import DEFAULT_SQL_FORMAT, output_settings, sql_media_type
 from query.http.body import read_small_body
 from query.http.pipes import QueryServices, accepted_encoding, tightened
 from query.parameters import merge_arguments
 from query.planned import Planned, Request
-from query.respond import ClientLeftError, Order, Responder
+from query.respond import Order, Responder
 from query.serving import Serving
 from shared.auth.tokens import PIPES_READ, Grant
 from shared.errors import BadRequestError

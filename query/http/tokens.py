@@ -35,9 +35,9 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import structs
 
+from query.client import ClientLeftError
 from query.http.body import read_small_body
 from query.http.token_requests import Draft, read_draft, token_object
-from query.respond import ClientLeftError
 from query.row_filters import check_row_filter
 from query.serving import Serving
 from shared.auth.records import SELF, Details, TokenRecord, checked_description, checked_name

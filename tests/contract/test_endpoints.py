@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.web.errors import error_codes
 from tests.contract.endpoint_rig import ADMIN, Rig, serving_rig, until
 
 MEGABYTE = 1 << 20
@@ -110,6 +111,17 @@ async def test_large_answers_are_compressed_for_those_who_take_it(rig: Rig) -> N
     assert "content-encoding" not in tiny.headers
 
 
+async def test_a_form_may_carry_the_token(rig: Rig) -> None:
+    rig.endpoint("one", "SELECT {{Int32(n)}} AS n")
+    async with httpx.AsyncClient(base_url=str(rig.client.base_url)) as client:
+        url = "/v0/pipes/one.json"
+        sent = await client.post(url, data={"token": ADMIN, "n": "4"})
+        assert (sent.status_code, sent.json()["data"]) == (200, [{"n": 4}])
+        refused = await client.post(url + "?token=wrong", data={"token": ADMIN, "n": "4"})
+        assert refused.status_code == 403
+        assert (await client.post(url, data={"n": "4"})).status_code == 403
+
+
 async def test_head_has_the_headers_and_no_body(rig: Rig) -> None:
     rig.endpoint("one", "SELECT 1 AS n")
     expected = await rig.get("/one.csv")
@@ -141,6 +153,9 @@ async def test_options_says_what_is_possible_and_other_methods_are_refused(rig: 
         ("/slow.json", "hasty", 408, "query_timeout"),
         ("/hungry.json", "modest", 413, "too_large"),
         ("/large.json", "modest", 413, "too_large"),
+        ("/raises.json", ADMIN, 400, "template_error"),
+        ("/one.json?q=SELEC", ADMIN, 400, "query_error"),
+        ("/one.json?output_format_json_quote_denormals=x", ADMIN, 400, "parameter_error"),
     ],
 )
 async def test_what_a_caller_can_do_wrong_has_a_status_and_a_code(
@@ -148,6 +163,7 @@ async def test_what_a_caller_can_do_wrong_has_a_status_and_a_code(
 ) -> None:
     rig.endpoint("one", "SELECT 1 AS n")
     rig.endpoint("plain", "SELECT 1 AS n", kind="standard")
+    rig.endpoint("raises", "SELECT {{nothing()}} AS n")
     rig.endpoint("needs", "SELECT {{Int32(a)}} + {{Int32(b)}} AS n")
     rig.endpoint("broken", "SELECT nothing FROM EV")
     rig.endpoint(
@@ -163,7 +179,10 @@ async def test_what_a_caller_can_do_wrong_has_a_status_and_a_code(
         token = "hasty-too"
     for _ in range(2):
         response = await rig.get(path, headers={"Authorization": f"Bearer {token}"})
-        assert (response.status_code, response.json()["code"]) == (status, code), response.text
+        answer = response.json()
+        assert (response.status_code, answer["code"]) == (status, code), response.text
+        assert answer["documentation"] == f"/docs/errors#{code}"
+        assert (code, status) in {(known.code, known.status) for known in error_codes()}
         assert response.headers["x-request-id"]
 
 
