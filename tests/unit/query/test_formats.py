@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from query.formats import DEFAULT_SQL_FORMAT, FORMATS, split_name, sql_media_type
-from shared.errors import NotFoundError
+from query.formats import (
+    DEFAULT_SQL_FORMAT,
+    FORMATS,
+    output_settings,
+    split_name,
+    sql_media_type,
+)
+from shared.errors import NotFoundError, ParameterError
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -32,3 +38,13 @@ def test_a_format_that_is_not_offered_has_no_media_type() -> None:
     assert sql_media_type("Arrow") is None
     # Clients take an answer as text only when the type is exactly this.
     assert sql_media_type(DEFAULT_SQL_FORMAT) == "text/plain"
+
+
+def test_output_settings_are_switches() -> None:
+    sent = {"output_format_json_quote_denormals": "TRUE", "max_threads": "9", "readonly": "0"}
+    assert output_settings(sent) == {"output_format_json_quote_denormals": 1}
+    name = "output_format_parquet_string_as_string"
+    assert output_settings({name: 0}) == {name: 0}
+    with pytest.raises(ParameterError) as raised:
+        output_settings({name: "2"})
+    assert raised.value.errors == ({"parameter": name, "error": str(raised.value)},)
