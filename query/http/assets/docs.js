@@ -80,7 +80,8 @@ function endpoints() {
   for (const [path, item] of Object.entries(openapi ? openapi.paths : {})) {
     const format = (item.parameters || []).find((p) => p.name === "format" && p.in === "path");
     found.push({
-      name: path.replace(/^\/v0\/(pipes\/)?/, "").replace(".{format}", ""),
+      // With a space in it: no endpoint can have that name.
+      name: format ? path.replace(/^.*\//, "").replace(".{format}", "") : "free SQL",
       path,
       operation: item.get,
       formats: format ? format.schema.enum : [],
@@ -98,7 +99,7 @@ function showList() {
     .filter((e) => `${e.name} ${e.operation.summary}`.toLowerCase().includes(wanted))
     .map((e) =>
       element("li", {}, element("a",
-        { href: `#/${e.name}`, "aria-current": e.name === selected ? "page" : null },
+        { href: `#/${encodeURIComponent(e.name)}`, "aria-current": e.name === selected ? "page" : null },
         element("span", { class: "name" }, e.name),
         e.operation.summary === e.name ? null
           : element("span", { class: "summary" }, e.operation.summary),
