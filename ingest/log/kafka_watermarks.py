@@ -6,8 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import structlog
+
 from ingest.chunk import Partition
 from ingest.log.kafka_topics import KafkaTopics
+from shared.errors import LogUnavailableError
+
+log = structlog.get_logger(__name__)
 
 _ASK_EVERY_S = 0.1
 
@@ -27,13 +32,17 @@ class KafkaWatermarks:
     async def reached(self, partition: Partition, next_: int, timeout_s: float) -> bool:
         """See ``Watermarks``.
 
-        Raises:
-            LogUnavailableError: Kafka does not answer.
+        While Kafka does not answer it is asked again: the events are in the log, and who heard of
+        an error would send them once more.
         """
         group = self._group_of(partition.topic)
         end_s = time.monotonic() + timeout_s
         while True:
-            committed = await self._topics.committed(group, [partition])
+            try:
+                committed = await self._topics.committed(group, [partition])
+            except LogUnavailableError as error:
+                log.warning("commits_not_read", group=group, error=str(error))
+                committed = {}
             if committed.get(partition, 0) >= next_:
                 return True
             left_s = end_s - time.monotonic()
