@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from msgspec import Struct
 
-from msgspec import Struct, structs
-
-from deploy.operate.ask import ask
-from deploy.operate.held import Extent, Held, HeldOffsets, Origin
-from deploy.operate.ranges import Range, Ranges, of_offsets, subtract, union
+from deploy.operate.evidence import Gathered, PartitionEvidence, gather
 from deploy.operate.services import Feed, OperatorServices
-from deploy.operate.verdict import Evidence, Standing, Verdict, judge, standing, unaccounted
-from ingest.chunk import Chunk
-from ingest.log.facts import PartitionFacts
-from ingest.messages import decode_metadata
-from ingest.quarantine import QUARANTINE_SUFFIX
+from deploy.operate.verdict import Verdict, judge
 from ingest.worker import takes_events
 from shared.errors import BadRequestError
 from shared.model.identity import carries_identity
 from shared.model.resources import Datasource
-
-# What is looked for in the log, at most, where tables and ledger do not account for offsets.
-MOST_LOOKED_UP = 1_000_000
 
 
 class AuditArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,114 +68,36 @@ async def audit(services: OperatorServices, arguments: AuditArguments) -> AuditR
                 f"Data source '{datasource.name}' reads no events: a pipe fills it.",
                 hint="Audit the data source that the pipe reads.",
             )
-    found = [await _audit(services, d) for d in datasources]
+    found = [await audit_one(services, d) for d in datasources]
     return AuditResult(is_ok=all(d.is_ok for d in found), datasources=tuple(found))
 
 
-async def _audit(services: OperatorServices, datasource: Datasource) -> DatasourceAudit:
+async def audit_one(services: OperatorServices, datasource: Datasource) -> DatasourceAudit:
+    """Look at one data source."""
     feed = services.feed(datasource)
-    facts = {} if feed.log is None else {f.partition.number: f for f in await _facts(feed)}
-    before = await standings(feed, datasource.name)
-    tables = _Tables(services, datasource)
-    quarantined = await tables.quarantined()
-    held = await tables.held()
-    after = await standings(feed, datasource.name)
-    origins = {*held, *quarantined, *(Origin(f.stream, n) for n, f in facts.items())}
-    traits = None if feed.log is None else await feed.log.traits(feed.topic)
-    deletions = await _deletions(services, datasource)
-    audits = []
-    for origin in sorted(o for o in origins if o.stream):
-        number = origin.partition
-        current = facts.get(number)
-        is_current = current is not None and current.stream == origin.stream
-        recorded = await services.ledger.entries(
-            datasource.name, stream=origin.stream, partition=number
-        )
-        evidence = Evidence(
-            held=held.get(origin, Held()),
-            quarantined=quarantined.get(origin, ()),
-            recorded=tuple(recorded),
-            before=before.get(number, Standing()) if is_current else Standing(),
-            after=after.get(number, Standing()) if is_current else Standing(),
-            log=Range(current.start, current.end) if current and is_current else None,
-            begins_at_zero=traits is not None and traits.kind == "embedded log",
-            deletions=deletions,
-        )
-        if current and is_current and tables.is_provable:
-            evidence = await _look_up(feed, current, evidence)
-        alarms = [e for e in recorded if e.kind == "alarm" and e.first == evidence.after.offset]
-        is_held = bool(alarms) and evidence.after.next is not None
-        audits.append(
-            PartitionAudit(
-                partition=number,
-                stream=origin.stream,
-                is_current=is_current or feed.log is None,
-                position=evidence.after.offset,
-                verdict=judge(evidence, rows_vanish=not tables.is_provable),
-                held_because=alarms[-1].note if is_held else "",
-            )
-        )
-    notes = (*tables.notes, *_notes(feed, held))
+    gathered = await gather(services, datasource)
+    limits = _limits(datasource)
+    audits = [_judged(p, feed, rows_vanish=bool(limits)) for p in gathered.partitions]
     is_ok = not any(a.verdict.findings or a.held_because for a in audits)
     return DatasourceAudit(
         datasource=datasource.name,
         topic=feed.topic,
         is_ok=is_ok,
-        is_proven=is_ok and tables.is_provable and feed.log is not None,
-        notes=notes,
+        is_proven=is_ok and not limits and feed.log is not None,
+        notes=(*limits, *_notes(feed, gathered)),
         partitions=tuple(audits),
     )
 
 
-async def _facts(feed: Feed) -> Sequence[PartitionFacts]:
-    assert feed.log is not None
-    return await feed.log.partitions(feed.topic)
-
-
-async def standings(feed: Feed, datasource: str) -> Mapping[int, Standing]:
-    """Where the group of a data source stands, by partition."""
-    if feed.log is None:
-        return {}
-    positions = await feed.log.positions(feed.group, feed.topic)
-    return {
-        number: standing(datasource, position.offset, decode_metadata(position.metadata))
-        for number, position in positions.items()
-    }
-
-
-class _Tables:
-    """What the tables of one data source can be asked."""
-
-    def __init__(self, services: OperatorServices, datasource: Datasource) -> None:
-        self._clickhouse = services.clickhouse
-        self._datasource = datasource
-        self.notes = tuple(_limits(datasource))
-        self.is_provable = not self.notes
-
-    async def held(self) -> dict[Origin, Held]:
-        """What the table holds, by origin; offsets are not looked at where no row came from one."""
-        if not carries_identity(self._datasource):
-            return {}
-        table = HeldOffsets(self._clickhouse, self._datasource.name)
-        found = {}
-        for extent in await table.extents():
-            found[extent.origin] = await _of(table, extent)
-        if "Replacing" in self._datasource.engine.name:
-            # Versions of a row are different offsets; the same offset twice goes with a merge.
-            found = {o: Held(rows=h.rows, offsets=h.offsets) for o, h in found.items()}
-        return found
-
-    async def quarantined(self) -> dict[Origin, Ranges]:
-        """What quarantine holds, by origin."""
-        name = self._datasource.name + QUARANTINE_SUFFIX
-        table = HeldOffsets(self._clickhouse, name, final=True)
-        return {e.origin: (await _of(table, e)).offsets for e in await table.extents()}
-
-
-async def _of(table: HeldOffsets, extent: Extent) -> Held:
-    if not extent.stream:
-        return Held(rows=extent.rows)
-    return await table.held(extent.origin)
+def _judged(found: PartitionEvidence, feed: Feed, *, rows_vanish: bool) -> PartitionAudit:
+    return PartitionAudit(
+        partition=found.origin.partition,
+        stream=found.origin.stream,
+        is_current=found.facts is not None or feed.log is None,
+        position=found.evidence.after.offset,
+        verdict=judge(found.evidence, rows_vanish=rows_vanish),
+        held_because=found.alarm,
+    )
 
 
 def _limits(datasource: Datasource) -> list[str]:
@@ -211,58 +122,10 @@ def _limits(datasource: Datasource) -> list[str]:
     return notes
 
 
-def _notes(feed: Feed, held: Mapping[Origin, Held]) -> list[str]:
+def _notes(feed: Feed, gathered: Gathered) -> list[str]:
     notes = []
     if feed.log is None:
         notes.append("The log was not asked: what was committed and what is waiting is not known.")
-    strangers = sum(h.rows for o, h in held.items() if not o.stream)
-    if strangers:
-        notes.append(f"{strangers} rows came from no log (copies, inserts by hand).")
+    if gathered.strangers:
+        notes.append(f"{gathered.strangers} rows came from no log (copies, inserts by hand).")
     return notes
-
-
-class _Mutation(Struct):
-    at: str
-    count: int
-
-
-async def _deletions(services: OperatorServices, datasource: Datasource) -> str:
-    """What is known of rows that were deleted on purpose."""
-    rows = await ask(
-        services.clickhouse,
-        _Mutation,
-        "SELECT toString(max(create_time)) AS at, count() AS count FROM system.mutations"
-        " WHERE database = {database:String} AND table = {table:String}"
-        " AND (command LIKE '%DELETE%' OR command LIKE '%_row_exists = 0%')",
-        {"database": services.clickhouse.database, "table": datasource.name},
-    )
-    if not rows or not rows[0].count:
-        return ""
-    return f"Rows of the table were deleted by statements, last at {rows[0].at} UTC."
-
-
-async def _look_up(feed: Feed, facts: PartitionFacts, evidence: Evidence) -> Evidence:
-    """Ask the log about offsets that nothing else accounts for."""
-    assert feed.log is not None
-    blank: list[Range] = []
-    readable: list[Range] = []
-    left = MOST_LOOKED_UP
-    for item in unaccounted(evidence):
-        first, next_ = max(item.first, facts.start), min(item.next, facts.end, item.first + left)
-        if first >= next_:
-            continue
-        left -= next_ - first
-        chunks = await feed.log.read(facts.partition, first, next_)
-        there = of_offsets(_with_value(chunks))
-        readable += there
-        blank += subtract([Range(first, next_)], there)
-    return structs.replace(evidence, blank=union(blank), readable=union(readable))
-
-
-def _with_value(chunks: Sequence[Chunk]) -> list[int]:
-    return [
-        offset
-        for chunk in chunks
-        for offset, value in zip(chunk.offsets, chunk.values, strict=True)
-        if value is not None
-    ]

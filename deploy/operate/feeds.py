@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from deploy.operate.audit import standings
+from deploy.operate.evidence import standings
 from deploy.operate.guarantee import Level, duration
 from deploy.operate.health import Check
 from deploy.operate.services import Feed, OperatorServices

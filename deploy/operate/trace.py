@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from deploy.operate.ask import ask
-from deploy.operate.audit import standings
+from deploy.operate.evidence import standings
 from deploy.operate.ranges import of_runs
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Standing

@@ -78,7 +78,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     before: Standing = Standing()
     after: Standing = Standing()
     log: Range | None = None
-    begins_at_zero: bool = False
+    begins_with_log: bool = False
     blank: Ranges = ()
     readable: Ranges = ()
     deletions: str = ""
@@ -108,7 +108,7 @@ def checked_range(evidence: Evidence) -> Range:
         end = max(last, default=0)
     if starts:
         first = min([*starts, *known])
-    elif evidence.begins_at_zero and evidence.log is not None:
+    elif evidence.begins_with_log and evidence.log is not None:
         first = min([evidence.log.first, *known])
     else:
         first = min(known, default=end)

@@ -1,0 +1,175 @@
+"""Gathers what tables, quarantine, ledger and log say about the partitions of a data source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct, structs
+
+from deploy.operate.ask import ask
+from deploy.operate.held import Extent, Held, HeldOffsets, Origin
+from deploy.operate.ranges import Range, Ranges, of_offsets, subtract, union
+from deploy.operate.services import Feed, OperatorServices
+from deploy.operate.verdict import Evidence, Standing, standing, unaccounted
+from ingest.chunk import Chunk
+from ingest.log.facts import PartitionFacts
+from ingest.messages import decode_metadata
+from ingest.quarantine import QUARANTINE_SUFFIX
+from shared.model.identity import carries_identity
+from shared.model.resources import Datasource
+
+# What is looked for in the log, at most, where tables and ledger do not account for offsets.
+MOST_LOOKED_UP = 1_000_000
+
+
+class PartitionEvidence(Struct, frozen=True, kw_only=True):
+    """One partition of one stream; ``facts`` is None where the log has another stream by now."""
+
+    origin: Origin
+    facts: PartitionFacts | None
+    evidence: Evidence
+
+    @property
+    def alarm(self) -> str:
+        """Why the range that is open waits for a person; empty where it does not."""
+        after = self.evidence.after
+        notes = [
+            e.note for e in self.evidence.recorded if e.kind == "alarm" and e.first == after.offset
+        ]
+        return notes[-1] if notes and after.next is not None else ""
+
+
+class Gathered(Struct, frozen=True, kw_only=True):
+    """What is known of a data source; ``strangers`` are rows that came from no log."""
+
+    partitions: tuple[PartitionEvidence, ...]
+    strangers: int
+
+
+async def gather(services: OperatorServices, datasource: Datasource) -> Gathered:
+    """Ask everything, in the order that makes the answers fit while delivery goes on.
+
+    What lies below the positions from before must be in the tables; a replay moves rows from
+    quarantine to the table, so quarantine is asked first.
+    """
+    feed = services.feed(datasource)
+    facts = {f.partition.number: f for f in await _partitions(feed)}
+    before = await standings(feed, datasource.name)
+    quarantined = await _quarantined(services, datasource)
+    held = await _held(services, datasource)
+    after = await standings(feed, datasource.name)
+    traits = None if feed.log is None else await feed.log.traits(feed.topic)
+    deletions = await deletions_of(services, datasource)
+    found = []
+    origins = {*held, *quarantined, *(Origin(f.stream, n) for n, f in facts.items())}
+    for origin in sorted(o for o in origins if o.stream):
+        number = origin.partition
+        current = facts.get(number)
+        if current is not None and current.stream != origin.stream:
+            current = None
+        evidence = Evidence(
+            held=held.get(origin, Held()),
+            quarantined=quarantined.get(origin, ()),
+            recorded=tuple(
+                await services.ledger.entries(
+                    datasource.name, stream=origin.stream, partition=number
+                )
+            ),
+            before=before.get(number, Standing()) if current else Standing(),
+            after=after.get(number, Standing()) if current else Standing(),
+            log=Range(current.start, current.end) if current else None,
+            begins_with_log=traits is not None and traits.kind == "embedded log",
+            deletions=deletions,
+        )
+        if current is not None and carries_identity(datasource):
+            evidence = await _look_up(feed, current, evidence)
+        found.append(PartitionEvidence(origin=origin, facts=current, evidence=evidence))
+    strangers = sum(h.rows for o, h in held.items() if not o.stream)
+    return Gathered(partitions=tuple(found), strangers=strangers)
+
+
+async def _partitions(feed: Feed) -> Sequence[PartitionFacts]:
+    return () if feed.log is None else await feed.log.partitions(feed.topic)
+
+
+async def standings(feed: Feed, datasource: str) -> Mapping[int, Standing]:
+    """Where the group of a data source stands, by partition."""
+    if feed.log is None:
+        return {}
+    positions = await feed.log.positions(feed.group, feed.topic)
+    return {
+        number: standing(datasource, position.offset, decode_metadata(position.metadata))
+        for number, position in positions.items()
+    }
+
+
+async def _held(services: OperatorServices, datasource: Datasource) -> dict[Origin, Held]:
+    """What the table holds, by origin."""
+    if not carries_identity(datasource):
+        return {}
+    table = HeldOffsets(services.clickhouse, datasource.name)
+    found = {e.origin: await _of(table, e) for e in await table.extents()}
+    if "Replacing" in datasource.engine.name:
+        # The same offset twice is one row after a merge.
+        found = {o: structs.replace(h, doubled=()) for o, h in found.items()}
+    return found
+
+
+async def _quarantined(services: OperatorServices, datasource: Datasource) -> dict[Origin, Ranges]:
+    """What quarantine holds, by origin."""
+    name = datasource.name + QUARANTINE_SUFFIX
+    table = HeldOffsets(services.clickhouse, name, final=True)
+    return {e.origin: (await _of(table, e)).offsets for e in await table.extents()}
+
+
+async def _of(table: HeldOffsets, extent: Extent) -> Held:
+    if not extent.stream:
+        return Held(rows=extent.rows)
+    return await table.held(extent.origin)
+
+
+class _Mutation(Struct):
+    at: str
+    count: int
+
+
+async def deletions_of(services: OperatorServices, datasource: Datasource) -> str:
+    """What is known of rows that were deleted on purpose."""
+    rows = await ask(
+        services.clickhouse,
+        _Mutation,
+        "SELECT toString(max(create_time)) AS at, count() AS count FROM system.mutations"
+        " WHERE database = {database:String} AND table = {table:String}"
+        " AND (command LIKE '%DELETE%' OR command LIKE '%_row_exists = 0%')",
+        {"database": services.clickhouse.database, "table": datasource.name},
+    )
+    if not rows or not rows[0].count:
+        return ""
+    return f"Rows of the table were deleted by statements, last at {rows[0].at} UTC."
+
+
+async def _look_up(feed: Feed, facts: PartitionFacts, evidence: Evidence) -> Evidence:
+    """Ask the log about offsets that nothing else accounts for."""
+    assert feed.log is not None
+    blank: list[Range] = []
+    readable: list[Range] = []
+    left = MOST_LOOKED_UP
+    for item in unaccounted(evidence):
+        first, next_ = max(item.first, facts.start), min(item.next, facts.end, item.first + left)
+        if first >= next_:
+            continue
+        left -= next_ - first
+        chunks = await feed.log.read(facts.partition, first, next_)
+        there = of_offsets(_with_value(chunks))
+        readable += there
+        blank += subtract([Range(first, next_)], there)
+    return structs.replace(evidence, blank=union(blank), readable=union(readable))
+
+
+def _with_value(chunks: Sequence[Chunk]) -> list[int]:
+    return [
+        offset
+        for chunk in chunks
+        for offset, value in zip(chunk.offsets, chunk.values, strict=True)
+        if value is not None
+    ]
