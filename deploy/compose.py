@@ -21,6 +21,7 @@ from query.serving import Serving
 from shared.auth.stored import StoredTokens
 from shared.clickhouse.contract import Limits
 from shared.clock import Clock, Deadline
+from shared.model.resources import Datasource
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
 from shared.supervise import Close, Service
@@ -83,12 +84,18 @@ def _answer_cache(parts: Parts) -> AnswerCache | None:
     )
 
 
-def events_routes(parts: Parts, log: Log, watermarks: Watermarks | None) -> Routes:
+def events_routes(
+    parts: Parts,
+    log: Log,
+    watermarks: Watermarks | None,
+    topic_of: Callable[[Datasource], str],
+) -> Routes:
     """What producers call."""
     events = EventsServices(
         tokens=parts.tokens,
         catalog=parts.serving,
         log=log,
+        topic_of=topic_of,
         checker=Decoder,
         metrics=parts.metrics,
         watermarks=watermarks,

@@ -21,15 +21,15 @@ from deploy.compose import Parts, awaiting, closing, events_routes, query_routes
 from deploy.engine import Engine, open_engine
 from deploy.fixtures import find_fixtures
 from deploy.release import Released, Releaser
+from deploy.roles import worker_settings
 from deploy.state import read_state
 from deploy.watch import watch_project
-from ingest.batch import BatchLimits
 from ingest.chunk import Partition
 from ingest.log.local import LocalLog, open_local_log
 from ingest.observe import MetricsObserver, nothing
 from ingest.progress import Progress
 from ingest.source.local import LocalSource
-from ingest.worker import Worker, WorkerSettings
+from ingest.worker import Worker
 from query.serving import Serving
 from shared.auth.opening import open_tokens
 from shared.auth.stored import StoredTokens
@@ -37,6 +37,7 @@ from shared.auth.tokens import load_or_create_admin_token
 from shared.clock import Clock, SystemClock
 from shared.datafile.project import LoadedProject, load_project
 from shared.errors import AppError, LogUnavailableError
+from shared.model.resources import Datasource
 from shared.observe.metrics import Metrics
 from shared.settings import Settings
 from shared.supervise import Service
@@ -122,7 +123,10 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
         tokens=tokens,
         metrics=metrics,
     )
-    routes = [*events_routes(parts, local_log, progress), *query_routes(parts)]
+    routes = [
+        *events_routes(parts, local_log, progress, lambda d: worker.topic(d.name)),
+        *query_routes(parts),
+    ]
     checks = {"clickhouse": clickhouse.ping, "log": local_log.ping}
     await serve(service, parts, routes, checks, listener)
     return running
@@ -137,18 +141,14 @@ def _worker(
     progress: Progress,
     clock: Clock,
 ) -> Worker:
+    def open_source(datasource: Datasource) -> LocalSource:
+        name = datasource.name
+        return LocalSource(local_log, settings.topic_prefix + name, settings.group_prefix + name)
+
     return Worker(
-        WorkerSettings(
-            topic_prefix=settings.topic_prefix,
-            group_prefix=settings.group_prefix,
-            limits=BatchLimits(
-                max_rows=settings.batch_max_rows,
-                max_bytes=settings.batch_max_bytes,
-                max_age_s=settings.batch_max_age_s,
-            ),
-        ),
+        worker_settings(settings),
         clickhouse,
-        lambda topic, group: LocalSource(local_log, topic, group),
+        open_source,
         progress=progress,
         clock=clock,
         observe=lambda name: MetricsObserver(metrics, name, options.on_step),

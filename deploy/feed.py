@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
 
 from ingest.log.kafka import KafkaLog, KafkaLogOptions
 from ingest.log.kafka_connection import KafkaConnection, named_connection, plain_connection
 from ingest.log.kafka_watermarks import KafkaWatermarks
 from ingest.source.contract import Source
 from ingest.source.kafka import KafkaSource
-from ingest.source.kafka_options import KafkaSourceOptions
-from shared.errors import ConfigError
+from ingest.source.kafka_options import KafkaSourceOptions, Reset
+from shared.errors import BadRequestError, ConfigError
+from shared.model.resources import Connection, Datasource
 from shared.model.workspace import Workspace
 from shared.settings import Settings
 
@@ -26,6 +29,7 @@ class Feed:
     def __init__(self, settings: Settings, connection: KafkaConnection) -> None:
         self._settings = settings
         self._connection = connection
+        self._named: Mapping[str, Connection] = {}
         self.log = KafkaLog(connection, KafkaLogOptions(partitions=settings.topic_partitions))
         self.watermarks = KafkaWatermarks(self.log.topics, self._group_of)
 
@@ -35,16 +39,50 @@ class Feed:
 
     def use(self, workspace: Workspace) -> None:
         """Know the connections of another deployment."""
+        self._named = workspace.connections
 
-    def open_source(self, topic: str, group: str) -> Source:
-        """A source over a topic of the settings' cluster."""
-        return KafkaSource(
-            self._connection,
-            topic,
-            group,
-            options=KafkaSourceOptions(reset="earliest"),
-            create_topic=self.log.create_topic,
-        )
+    def topic_of(self, datasource: Datasource) -> str:
+        """The topic that events of a data source go to.
+
+        Raises:
+            BadRequestError: Its records are published to Kafka by others.
+        """
+        if datasource.kafka is not None:
+            raise BadRequestError(
+                f"Data source '{datasource.name}' is fed by the Kafka topic"
+                f" '{datasource.kafka.topic}'.",
+                hint="Publish the events there.",
+            )
+        return self._settings.topic_prefix + datasource.name
+
+    def open_source(self, datasource: Datasource) -> Source:
+        """The source of a data source: its own topic and group, or those of the Events API.
+
+        Raises:
+            ConfigError: Its connection cannot be used.
+        """
+        found = datasource.kafka
+        if found is None:
+            topic = self.topic_of(datasource)
+            return self._source(
+                self._connection, topic, self._group_of(topic), "earliest", self.log.create_topic
+            )
+        connection = self._named.get(found.connection)
+        if connection is None:
+            raise ConfigError(f"Connection '{found.connection}' is not deployed.")
+        reset = cast(Reset, found.auto_offset_reset)
+        return self._source(named_connection(connection), found.topic, found.group_id, reset, None)
+
+    def _source(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        group: str,
+        reset: Reset,
+        create_topic: Callable[[str], Awaitable[object]] | None,
+    ) -> Source:
+        options = KafkaSourceOptions(reset=reset)
+        return KafkaSource(connection, topic, group, options=options, create_topic=create_topic)
 
     async def close(self) -> None:
         """Send what waits and disconnect."""
@@ -70,6 +108,3 @@ async def open_feed(settings: Settings) -> Feed:
         await asyncio.shield(feed.close())
         raise
     return feed
-
-
-_ = named_connection

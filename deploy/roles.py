@@ -101,7 +101,7 @@ async def start_role(
         ingestion = _worker(parts, feed)
     if role in ("events", "serve"):
         assert feed is not None
-        routes += events_routes(parts, feed.log, feed.watermarks)
+        routes += events_routes(parts, feed.log, feed.watermarks, feed.topic_of)
     if role in ("query", "serve"):
         routes += query_routes(parts)
 
@@ -148,7 +148,7 @@ def worker_settings(settings: Settings) -> WorkerSettings:
     """The part of the settings that concerns ingestion."""
     return WorkerSettings(
         topic_prefix=settings.topic_prefix,
-        group_prefix=settings.group_prefix,
+        looks_for_leftovers=settings.kafka_bootstrap_servers is None,
         limits=BatchLimits(
             max_rows=settings.batch_max_rows,
             max_bytes=settings.batch_max_bytes,

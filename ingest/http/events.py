@@ -57,7 +57,6 @@ class EventsSettings(Struct, frozen=True, kw_only=True):
     """
 
     limits: BodyLimits
-    topic_prefix: str = "events."
     wait_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     max_inflight_bytes: int = 512 << 20
@@ -68,12 +67,14 @@ class EventsServices(Struct, frozen=True, kw_only=True):
 
     ``checker`` compiles a data source; it is called once for each version of one, and what it
     returns may be called from several threads. ``watermarks`` is None where this process does
-    not learn when events are stored; ``wait=true`` is refused there.
+    not learn when events are stored; ``wait=true`` is refused there. ``topic_of`` names the topic
+    of a data source, or raises a UserError where events have to go elsewhere.
     """
 
     tokens: TokenStore
     catalog: Catalog
     log: Log
+    topic_of: Callable[[Datasource], str]
     checker: Callable[[Datasource], Checker]
     metrics: Metrics
     watermarks: Watermarks | None = None
@@ -88,7 +89,6 @@ def events_settings(settings: Settings) -> EventsSettings:
             max_rows=settings.max_rows_per_request,
             max_line_bytes=settings.max_line_bytes,
         ),
-        topic_prefix=settings.topic_prefix,
         wait_timeout_s=settings.wait_timeout_s,
         max_inflight_bytes=settings.max_inflight_bytes,
     )
@@ -183,7 +183,7 @@ class _EventsApi:
         target = self._targets.get(name)
         if target is None or target.datasource is not datasource:
             _require_json_paths(datasource)
-            topic = self._settings.topic_prefix + name
+            topic = self._services.topic_of(datasource)
             target = self._targets[name] = _Target(
                 datasource=datasource,
                 topic=topic,

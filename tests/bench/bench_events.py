@@ -172,6 +172,7 @@ def _serve_alone(folder: Path) -> None:
 
         service.on_close("log", close)
         services = EventsServices(
+            topic_of=lambda datasource: "events." + datasource.name,
             tokens=AdminTokenStore(TOKEN),
             catalog=StaticCatalog(Workspace(datasources={NAME: datasource})),
             log=log,

@@ -98,6 +98,7 @@ class World:
         self.compiled: list[Datasource] = []
         self.catalog = StaticCatalog(workspace("events", "messages"))
         services = EventsServices(
+            topic_of=lambda datasource: "events." + datasource.name,
             tokens=Tokens(ADMIN_TOKEN),
             catalog=self.catalog,
             log=self.log,
@@ -412,8 +413,5 @@ async def test_a_caller_that_left_gets_no_answer_and_appends_nothing(world: Worl
 
 
 def test_limits_come_from_the_settings_of_the_process() -> None:
-    settings = events_settings(
-        Settings(max_body_bytes=1, max_rows_per_request=2, topic_prefix="t.")
-    )
+    settings = events_settings(Settings(max_body_bytes=1, max_rows_per_request=2))
     assert (settings.limits.max_body_bytes, settings.limits.max_rows) == (1, 2)
-    assert settings.topic_prefix == "t."
