@@ -5,12 +5,14 @@ stay in the processor's cache. Whatever that refuses is looked at once more, alo
 column: it either becomes the same row that the fast route would have made of it, or a rejection.
 
 Rows are encoded again rather than passed on as received: what was validated is then exactly what
-the engine reads, also for repeated keys (the last one counts), unknown keys and escaped keys.
+the engine reads, also for repeated keys (the last one counts), unknown keys and escaped keys. For
+an engine that takes columns they are transposed instead, while they are still in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from ingest.layout import Feed, Layout, compile_layout
 from ingest.scalars import NULL, compact
 from ingest.timestamps import Refusal
 from shared.clickhouse.contract import RowBlock, Run
+from shared.clickhouse.nativeblock import native_type
 from shared.model.resources import Datasource
 from shared.model.types import parse_type
 
@@ -44,9 +47,42 @@ class LineBlock(Struct, frozen=True):
         return self.pieces
 
 
-def concat_blocks(blocks: Iterable[RowBlock]) -> LineBlock:
+class ColumnarBlock(Struct, frozen=True):
+    """Rows by column, in pieces of some rows each; lines are made only when asked for.
+
+    A piece has one list a column, in the order of ``names``.
+    """
+
+    names: tuple[str, ...]
+    pieces: tuple[Sequence[list[Any]], ...]
+    row_count: int
+
+    def columns(self) -> Sequence[Sequence[Any]]:
+        """The values by column; UNSET where the key is missing."""
+        if len(self.pieces) == 1:
+            return self.pieces[0]
+        parts = list(zip(*self.pieces, strict=True))
+        return [list(chain.from_iterable(part)) for part in parts] or [[] for _ in self.names]
+
+    def json_lines(self) -> Iterable[bytes]:
+        """The rows in order."""
+        for piece in self.pieces:
+            rows = zip(*piece, strict=True)
+            yield _encode_lines(
+                [
+                    {name: value for name, value in pairs if value is not UNSET}
+                    for pairs in (zip(self.names, row, strict=True) for row in rows)
+                ]
+            )
+
+
+def concat_blocks(blocks: Iterable[RowBlock]) -> RowBlock:
     """The rows of several blocks of one decoder as one, in the order given."""
     held = list(blocks)
+    columnar = [block for block in held if isinstance(block, ColumnarBlock)]
+    if columnar and len(columnar) == len(held):
+        joined = tuple(piece for block in columnar for piece in block.pieces)
+        return ColumnarBlock(columnar[0].names, joined, sum(b.row_count for b in columnar))
     pieces = tuple(piece for block in held for piece in block.json_lines())
     return LineBlock(pieces, sum(block.row_count for block in held))
 
@@ -67,10 +103,16 @@ class Piece(Struct, frozen=True):
     lines: list[Any]
     refused: Mapping[int, Refused]
     tombstones: tuple[int, ...]
+    layout: Layout | None = None
 
 
 class Decoder:
     """Decodes the records of one data source.
+
+    Args:
+        datasource: Whose records.
+        columnar: Whether blocks hold columns, where every type allows it, and not lines: what
+            ``Capabilities.takes_columns`` of the engine says.
 
     One may be used by several threads. It learns: where most records hold, say, objects in a
     String column, the fast route is compiled anew to take them. That changes speed, never rows.
@@ -84,7 +126,7 @@ class Decoder:
         DatafileError: A path or type of the schema cannot be read from JSON.
     """
 
-    def __init__(self, datasource: Datasource) -> None:
+    def __init__(self, datasource: Datasource, *, columnar: bool = False) -> None:
         fed = [c for c in datasource.columns if c.jsonpath is not None]
         self.columns = tuple((c.name, c.type) for c in fed)
         self.defaults = {c.name: c.default for c in fed if c.default is not None}
@@ -92,6 +134,7 @@ class Decoder:
         keys = dict.fromkeys(feed.path[0] for feed in self._feeds if feed.path)
         self._decode_raw = msgspec.json.Decoder(raw_object(tuple(keys))).decode
         self._raw_fields = {key: f"f{index}" for index, key in enumerate(keys)}
+        self._columnar = columnar and all(native_type(c.type) is not None for c in fed)
         self._layout = compile_layout(self._feeds)
         # Where glibc has seen a large block freed it keeps memory of that size; before, it hands
         # the pages of every chunk back to the kernel and faults them in again, 15 % of the time.
@@ -100,12 +143,12 @@ class Decoder:
     def decode(self, chunk: Chunk) -> Decoded:
         """Rows and rejections of a chunk; tombstones are neither."""
         offsets, timestamps = chunk.offsets, chunk.timestamps_ms
-        pieces: list[bytes] = []
+        pieces: list[Any] = []
         rejections: list[Rejection] = []
         gone: set[int] = set()
         for start, piece in self._pieces(chunk.values):
             if piece.lines:
-                pieces.append(_encode_lines(piece.lines))
+                pieces.append(self._packed(piece))
             gone.update(offsets[start + i] for i in piece.tombstones)
             for i, refused in piece.refused.items():
                 place = start + i
@@ -114,7 +157,10 @@ class Decoder:
                 rejections.append(_rejection(refused, offsets[place], timestamps[place], raw))
         if gone:
             offsets = [offset for offset in offsets if offset not in gone]
-        block = LineBlock(tuple(pieces), len(offsets))
+        block: RowBlock = LineBlock(tuple(pieces), len(offsets))
+        if self._columnar:
+            names = tuple(name for name, _ in self.columns)
+            block = ColumnarBlock(names, tuple(pieces), len(offsets))
         return Decoded(block=block, runs=_runs(offsets), rejections=tuple(rejections))
 
     def check(self, values: Sequence[bytes]) -> tuple[int, tuple[Rejection, ...]]:
@@ -129,6 +175,14 @@ class Decoder:
         ]
         return len(values) - len(rejections), tuple(rejections)
 
+    def _packed(self, piece: Piece) -> Any:
+        """The rows of a piece as a block keeps them."""
+        if not self._columnar:
+            return _encode_lines(piece.lines)
+        # Taken from the piece, not from self: another thread may have learnt meanwhile.
+        assert piece.layout is not None
+        return piece.layout.transpose(piece.lines)
+
     def _pieces(self, values: Sequence[bytes | None]) -> Iterator[tuple[int, Piece]]:
         """Each piece with the position of its first record."""
         for start in range(0, len(values), PIECE_ROWS):
@@ -141,7 +195,7 @@ class Decoder:
         places = range(len(values)) if not failed else _others(failed, len(values))
         lines, refused = _settle(layout, rows, values, places)
         if not failed and not refused:
-            return Piece(lines, {}, ())
+            return Piece(lines, {}, (), layout)
         failed += [places[i] for i in refused]
         done: dict[int, Any] = dict(zip(places, lines, strict=True))
         refusals: dict[int, Refused] = {}
@@ -160,7 +214,8 @@ class Decoder:
                 saved.append(value)
         if len(saved) * _LEARN_SHARE > len(values):
             self._learn(saved[-1])
-        return Piece([done[place] for place in sorted(done)], refusals, tuple(tombstones))
+        rows_done = [done[place] for place in sorted(done)]
+        return Piece(rows_done, refusals, tuple(tombstones), layout)
 
     def _decode_one(self, value: bytes) -> bytes | Refused:
         """The line of one record, or every reason why it has none."""

@@ -72,6 +72,24 @@ class Layout(Struct, frozen=True, kw_only=True):
     attributes: tuple[str, ...]
     is_direct: bool
     row_out: Callable[..., Any]
+    transposed: Callable[[Sequence[Any]], Sequence[Values]]
+
+    def transpose(self, lines: Sequence[Any]) -> Sequence[Values]:
+        """Decoded and settled rows as one list a column: what their lines would say.
+
+        ``lines`` are rows of this layout, and ``Raw`` lines of records that took the long way.
+        """
+        places = [place for place, line in enumerate(lines) if type(line) is Raw]
+        rows = lines if not places else [line for line in lines if type(line) is not Raw]
+        columns = list(self.transposed(rows))
+        for position, feed in enumerate(self.feeds):
+            if feed.is_raw:
+                columns[position] = _plain(columns[position])
+        for place in places:
+            line = msgspec.json.decode(bytes(lines[place]))
+            for feed, column in zip(self.feeds, columns, strict=True):
+                column.insert(place, line.get(feed.name, UNSET))
+        return columns
 
 
 def compile_layout(feeds: Sequence[Feed]) -> Layout:
@@ -88,14 +106,32 @@ def compile_layout(feeds: Sequence[Feed]) -> Layout:
         else (_loosened(feed), _whole)
         for feed in feeds
     ]
+    is_direct = all(f.path == (f.name,) and len(groups[f.name]) == 1 for f in feeds)
+    placed_at = tuple(attributes[feed.path[0]] if feed.path else "" for feed in feeds)
     return Layout(
         feeds=tuple(feed for feed, _ in placed),
         decode=msgspec.json.Decoder(row_type).decode,
         fetches=tuple(fetch for _, fetch in placed),
-        attributes=tuple(attributes[feed.path[0]] if feed.path else "" for feed in feeds),
-        is_direct=all(f.path == (f.name,) and len(groups[f.name]) == 1 for f in feeds),
+        attributes=placed_at,
+        is_direct=is_direct,
         row_out=_row_out(feeds),
+        transposed=_transposed(placed_at if is_direct else [f"f{i}" for i in range(len(feeds))]),
     )
+
+
+def _plain(values: Values) -> Values:
+    """Values of a column without raw text among them."""
+    return [msgspec.json.decode(bytes(v)) if type(v) is Raw else v for v in values]
+
+
+def _transposed(attributes: Sequence[str]) -> Callable[[Sequence[Any]], Sequence[Values]]:
+    """A function of literal comprehensions: a third of what attrgetter and zip take.
+
+    The attributes are our own names for fields, never text of a schema.
+    """
+    lists = ", ".join(f"[row.{name} for row in rows]" for name in attributes)
+    found: Callable[[Sequence[Any]], Sequence[Values]] = eval(f"lambda rows: [{lists}]")
+    return found
 
 
 def _place(feed: Feed, attribute: str, paths: Sequence[Path]) -> tuple[Feed, Fetch]:
