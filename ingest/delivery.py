@@ -19,6 +19,10 @@ action with one event. The rules that make this exactly once:
 6. *Quarantine after the table, before the closing commit.* After a clean first attempt it takes
    what was rejected; after anything else, everything of the range that the table does not hold.
 7. *The closing commit of one range may carry the intent of the next*: one commit a batch.
+8. *Look ahead before records flow.* What the table has behind the position is left out under a new
+   walk; what the log has lost is a gap, reported and passed over.
+9. *Doubt after a restart of the engine*: a token may be remembered whose rows were lost. The range
+   is compared with the table; what is missing waits for a person.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from msgspec import Struct, field, structs
 from ingest.messages import (
     METADATA_VERSION,
     Action,
+    Ahead,
     Assigned,
     Close,
     Commit,
@@ -45,6 +50,7 @@ from ingest.messages import (
     InsertFailed,
     Intent,
     Look,
+    LookAhead,
     Looked,
     Metadata,
     Open,
@@ -53,11 +59,15 @@ from ingest.messages import (
     Quarantined,
     ReadAgain,
     Ready,
+    ReportGap,
     Reread,
     Search,
     State,
     Stored,
+    Verified,
+    Verify,
 )
+from ingest.runs import clip_runs, merge_runs
 from shared.clickhouse.contract import Run
 
 
@@ -94,8 +104,12 @@ def step(state: State, event: Event) -> Step:
             return _reread(state, event)
         case Ready():
             return _ready(state, event)
+        case Ahead():
+            return _ahead(state, event)
         case Stored():
-            return _stored(_expect(state, event, Phase.INSERTING))
+            return _acknowledged(_expect(state, event, Phase.INSERTING), event)
+        case Verified():
+            return _verified(_expect(state, event, Phase.VERIFYING), event.missing)
         case InsertFailed():
             return _insert_failed(_expect(state, event, Phase.INSERTING), event.fault)
         case Forgotten():
@@ -161,16 +175,25 @@ def _committed(state: State) -> Step:
 def _reread(state: State, event: Reread) -> Step:
     state = _expect(state, event, Phase.REREADING)
     assert state.intent is not None
-    if not event.is_whole:
-        reason = (
-            f"the log no longer has all of [{state.position}, {state.intent.next}),"
-            " which was being inserted"
+    if event.log_end < state.intent.next:
+        return _hold(
+            state,
+            f"the log ends at {event.log_end}, before the end of [{state.position},"
+            f" {state.intent.next}), which was being inserted",
         )
-        return Step(structs.replace(state, phase=Phase.HELD), (Hold(reason),))
+    # What is left of a range that retention has reached keeps its token.
+    gap = _gap(state.position, min(event.log_start, state.intent.next))
     state = structs.replace(state, is_repeat=True)
-    if event.is_certain:
-        return _insert(state)
-    return _look(state)
+    following = _insert(state) if event.is_certain else _look(state)
+    return Step(following.state, gap + following.actions)
+
+
+def _gap(first: int, next_: int) -> tuple[Action, ...]:
+    return (ReportGap(first, next_),) if first < next_ else ()
+
+
+def _hold(state: State, reason: str) -> Step:
+    return Step(structs.replace(state, phase=Phase.HELD), (Hold(reason),))
 
 
 def _ready(state: State, event: Ready) -> Step:
@@ -179,11 +202,26 @@ def _ready(state: State, event: Ready) -> Step:
     if state.phase is not Phase.OPEN:
         if state.intent is None or event.intent.next <= state.intent.next:
             raise ProtocolError(f"Ready({event.intent.next}) while {state.phase.value}")
-        return Step(structs.replace(state, waiting=event.intent))
+        waiting = _leave_out(state, event.intent, state.intent.next)
+        return Step(structs.replace(state, waiting=waiting))
     if event.intent.next <= state.position:
         raise ProtocolError(f"Ready({event.intent.next}) at {state.position}")
-    state = structs.replace(state, phase=Phase.DECLARING, intent=event.intent)
-    return Step(state, (Commit(state.position, _metadata(state, event.intent)),))
+    intent = _leave_out(state, event.intent, state.position)
+    state = structs.replace(state, phase=Phase.DECLARING, intent=intent)
+    return Step(state, (Commit(state.position, _metadata(state, intent)),))
+
+
+def _leave_out(state: State, intent: Intent, first: int) -> Intent:
+    """The intent without what the table has already of its range, which begins at ``first``."""
+    stored = clip_runs(state.ahead, first, intent.next)
+    if not stored:
+        return intent
+    return structs.replace(intent, excluded=merge_runs(intent.excluded + stored))
+
+
+def _is_repeat(state: State) -> bool:
+    """Whether the table may hold rows of the range that the running attempt did not store."""
+    return state.is_repeat or any(run.first + run.count > state.position for run in state.ahead)
 
 
 def _insert(state: State, *, of_view: bool = False, is_absent: bool = False) -> Step:
@@ -196,7 +234,7 @@ def _insert(state: State, *, of_view: bool = False, is_absent: bool = False) -> 
         excluded=state.intent.excluded,
         token=insert_token(state, state.intent),
         attempt=state.attempt,
-        is_repeat=state.is_repeat and not is_absent,
+        is_repeat=_is_repeat(state) and not is_absent,
         of_view=of_view,
     )
     return Step(state, (action,))
@@ -209,6 +247,27 @@ def _look(state: State) -> Step:
     return Step(state, (Look(state.position, state.intent.next),))
 
 
+def _acknowledged(state: State, event: Stored) -> Step:
+    if not event.is_doubtful:
+        return _stored(state)
+    assert state.intent is not None
+    action = Verify(state.position, state.intent.next)
+    return Step(structs.replace(state, phase=Phase.VERIFYING), (action,))
+
+
+def _verified(state: State, missing: tuple[Run, ...]) -> Step:
+    if not missing:
+        return _stored(state)
+    assert state.intent is not None
+    count = sum(run.count for run in missing)
+    return _hold(
+        state,
+        f"ClickHouse was restarted and {count} rows of [{state.position}, {state.intent.next})"
+        f" are not in the table, the first at offset {missing[0].first}, though it takes them for"
+        " stored; or they were deleted meanwhile",
+    )
+
+
 def _stored(state: State) -> Step:
     assert state.intent is not None
     action = Quarantine(
@@ -216,7 +275,7 @@ def _stored(state: State) -> Step:
         next=state.intent.next,
         excluded=state.intent.excluded,
         token=insert_token(state, state.intent),
-        is_complement=state.is_repeat,
+        is_complement=_is_repeat(state),
     )
     return Step(structs.replace(state, phase=Phase.QUARANTINING), (action,))
 
@@ -231,7 +290,7 @@ def _insert_failed(state: State, fault: Fault) -> Step:
         case Fault.VIEW:
             # The table and inner views may hold the block already.
             return _insert(structs.replace(state, is_repeat=True), of_view=True)
-        case Fault.REFUSED if state.unanswered or state.is_repeat:
+        case Fault.REFUSED if state.unanswered or _is_repeat(state):
             # An earlier attempt may have stored it: only a range the table knows nothing of may
             # lose rows to the search.
             return _look(structs.replace(state, refused=True))
@@ -253,11 +312,11 @@ def _looked(state: State, holding: Holding) -> Step:
         case Holding.ALL:
             return _stored(structs.replace(state, is_repeat=True))
         case Holding.PART:
-            reason = (
+            return _hold(
+                state,
                 f"the table holds only a part of [{state.position}, {state.intent.next}) and"
-                " its memory of tokens is not certain"
+                " its memory of tokens is not certain",
             )
-            return Step(structs.replace(state, phase=Phase.HELD), (Hold(reason),))
         case Holding.NOTHING if state.refused:
             return _search(state)
         case Holding.NOTHING:
@@ -301,27 +360,38 @@ def _closed(state: State) -> Step:
 
 
 def _open(state: State, before: tuple[Action, ...]) -> Step:
-    opening = () if state.is_flowing or state.draining else (Open(state.position),)
+    """Go on with new records; the first time the way ahead is looked at before."""
+    if state.is_flowing or state.draining:
+        return Step(structs.replace(state, phase=Phase.OPEN), before)
+    state = structs.replace(state, phase=Phase.LOOKING_AHEAD)
+    return Step(state, (*before, LookAhead(state.position)))
+
+
+def _ahead(state: State, event: Ahead) -> Step:
+    if state.phase is not Phase.LOOKING_AHEAD:
+        raise ProtocolError(f"Ahead while {state.phase.value}")
+    if state.draining:
+        return Step(structs.replace(state, phase=Phase.OPEN))
+    if event.log_end < state.position:
+        return _hold(
+            state,
+            f"the log ends at {event.log_end}, before the committed position {state.position}:"
+            " records were lost, and their offsets may be used again",
+        )
+    position = max(state.position, event.log_start)
+    gap = _gap(state.position, position)
     state = structs.replace(
-        state, phase=Phase.OPEN, is_flowing=state.is_flowing or not state.draining
+        state,
+        phase=Phase.OPEN,
+        is_flowing=True,
+        position=position,
+        ahead=event.stored,
+        walk=event.walk if event.stored else state.walk,
     )
-    return Step(state, before + opening)
+    return Step(state, (*gap, Open(position)))
 
 
 def _drain(state: State) -> Step:
     # A closing commit under way carries the waiting intent already: that one must be completed.
     waiting = state.waiting if state.phase is Phase.CLOSING else None
     return Step(structs.replace(state, draining=True, waiting=waiting))
-
-
-def merge_runs(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """The same offsets as few runs, ascending."""
-    merged: list[Run] = []
-    for run in sorted(runs, key=lambda r: r.first):
-        if merged and run.first <= merged[-1].first + merged[-1].count:
-            last = merged[-1]
-            end = max(last.first + last.count, run.first + run.count)
-            merged[-1] = Run(last.first, end - last.first)
-        else:
-            merged.append(run)
-    return tuple(merged)

@@ -36,6 +36,7 @@ class Intake:
         self._clock = clock
         self._batcher = Batcher(limits)
         self._read_to = 0
+        self._abandoned = False
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -83,8 +84,15 @@ class Intake:
         self._stop.set()
         self._changed.set()
 
+    def abandon(self) -> None:
+        """Nothing more comes, and what is there is left in the log."""
+        self._abandoned = True
+        self.finish()
+
     def take_due(self) -> Batch | None:
         """A batch that need not wait for a turn to insert; None when there is none."""
+        if self._abandoned:
+            return None
         if self._batcher.has_closed or (self.is_finishing and not self._batcher.is_empty):
             return self._take()
         return None
@@ -92,13 +100,13 @@ class Intake:
     async def next_batch(self) -> Batch | None:
         """Wait until a batch is due; None when nothing more will come."""
         while True:
-            if self._batcher.is_empty and self.is_finishing:
+            if self._abandoned or (self._batcher.is_empty and self.is_finishing):
                 return None
             self._changed.clear()
             wait_s = self._batcher.due_in_s(self._clock.monotonic())
             if wait_s == 0.0 or self.is_finishing:
                 await self._wait_for_turn()
-                return self._take()
+                return None if self._abandoned else self._take()
             await self._wait(None if wait_s == float("inf") else wait_s)
 
     async def wait_for_finish(self, timeout_s: float | None = None) -> None:

@@ -14,6 +14,7 @@ from msgspec import structs
 from ingest.batch import Batch, make_batch
 from ingest.chunk import CellError, Chunk, Partition, Rejection
 from ingest.decode import Decoder, concat_blocks
+from ingest.ledger import Ledger
 from ingest.messages import Holding, Intent
 from ingest.quarantine import QuarantineTable
 from shared.clickhouse.contract import ClickHouse, Identity, Insert, Run, Statement, Summary
@@ -41,13 +42,22 @@ class Landing:
         self._datasource = datasource
         self._window = window
         self._quarantine = QuarantineTable(datasource)
-        self.decoder = Decoder(datasource)
+        columnar = clickhouse.capabilities.takes_columns
+        self.decoder = Decoder(datasource, columnar=columnar)
         self.carries_identity = carries_identity(datasource)
         engine = datasource.engine
         # Whether a row that the table does not hold was never stored: not where the table itself
         # replaces rows or lets them expire.
         self.keeps_every_row = (
             self.carries_identity and "Replacing" not in engine.name and not engine.ttl
+        )
+
+    @property
+    def needs_verification(self) -> bool:
+        """Whether an answer may be wrong after a restart of the engine, and can be checked."""
+        return self.keeps_every_row and not (
+            self._clickhouse.capabilities.repairs_orphans
+            or self._datasource.engine.name.startswith("Replicated")
         )
 
     @property
@@ -125,7 +135,52 @@ class Landing:
                     middle = len(part.offsets) // 2
                     pending += [slice_chunk(part, 0, middle), slice_chunk(part, middle, None)]
 
+    async def settle(self, token: str) -> None:
+        """Return when nothing that was sent under the token runs any more.
+
+        Raises:
+            ClickHouseUnavailableError: It is not known.
+        """
+        await self._clickhouse.kill(f"{token}:")
+
     # Questions --------------------------------------------------------------------------------
+
+    async def stored_from(self, stream: int, partition: int, position: int) -> tuple[Run, ...]:
+        """The offsets from a position on that the table holds; none where it cannot tell."""
+        if not self.carries_identity:
+            return ()
+        table = quote_table(self._clickhouse.database, self._datasource.name)
+        result = await self._clickhouse.fetch(
+            Statement(
+                sql="SELECT min(o) AS first, count()"
+                " FROM (SELECT o, o - rowNumberInAllBlocks() AS g"
+                f" FROM (SELECT DISTINCT __offset AS o FROM {table}"
+                " WHERE __stream = {stream:UInt64} AND __partition = {partition:Int32}"
+                " AND __offset >= {position:Int64} ORDER BY o)) GROUP BY g ORDER BY first",
+                parameters={"stream": stream, "partition": partition, "position": position},
+                format="TSV",
+            )
+        )
+        lines = [line.split() for line in result.body.splitlines()]
+        return tuple(Run(int(first), int(count)) for first, count in lines)
+
+    async def next_known(self, stream: int, partition: int) -> int | None:
+        """Behind the highest offset that table or ledger know; None where they know nothing."""
+        known = await Ledger(self._clickhouse).highest_next(
+            self._datasource.name, stream, partition
+        )
+        if self.carries_identity:
+            table = quote_table(self._clickhouse.database, self._datasource.name)
+            result = await self._clickhouse.fetch(
+                Statement(
+                    sql=f"SELECT max(__offset) + 1 FROM {table} WHERE __stream = {{stream:UInt64}}"
+                    " AND __partition = {partition:Int32} HAVING count() > 0",
+                    parameters={"stream": stream, "partition": partition},
+                    format="TSV",
+                )
+            )
+            known = max([*(int(line) for line in result.body.split()), known or 0]) or known
+        return known
 
     async def held_offsets(self, stream: int, partition: int, first: int, next_: int) -> set[int]:
         """Which offsets of ``[first, next_)`` the table holds; needs ``carries_identity``."""

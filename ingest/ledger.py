@@ -54,7 +54,7 @@ TABLES = (
     f" TTL toDateTime(at) + INTERVAL {KEPT_DAYS} DAY DELETE WHERE kind = 'batch'",
 )
 
-Kind = Literal["batch", "gap", "start", "alarm"]
+Kind = Literal["batch", "gap", "start", "alarm", "repair"]
 _MISSING = frozenset({60, 81})
 
 
@@ -62,7 +62,8 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     """One thing that happened to the offsets ``[first, next)`` of a partition.
 
     ``batch``: they were completed; ``gap``: they cannot be stored any more; ``start``: reading
-    began at ``first``; ``alarm``: a person is needed. ``absent`` are the offsets of a batch that
+    began at ``first``; ``alarm``: a person is needed; ``repair``: rows of it were lost and are stored
+    again. ``absent`` are the offsets of a batch that
     are not rows (quarantined, tombstones, holes in the log), ``excluded`` those of them that
     ClickHouse refused. ``note`` says why, for people.
     """
@@ -197,6 +198,19 @@ class Ledger:
             limit=limit,
         )
         return [_recorded(row) for row in rows]
+
+    async def highest_next(self, datasource: str, stream: int, partition: int) -> int | None:
+        """Behind the last offset that was ever completed; None where nothing is recorded."""
+        rows = await self._ask(
+            f"SELECT max(next) AS next FROM {DATABASE}.{TABLE} AS l"
+            " WHERE l.database = {database:String} AND datasource = {datasource:String}"
+            " AND stream = {stream:UInt64} AND partition = {partition:Int32}"
+            " AND kind = 'batch' HAVING count() > 0",
+            datasource=datasource,
+            stream=stream,
+            partition=partition,
+        )
+        return int(rows[0]["next"]) if rows else None
 
     async def last_uuids(self) -> Mapping[str, tuple[str, int]]:
         """Of each data source the table that its newest batch went to, and when (ms)."""

@@ -22,7 +22,9 @@ class Intent(Struct, frozen=True, kw_only=True, array_like=True):
     """What is about to be inserted: the range from the committed offset up to ``next``.
 
     ``boot`` is the engine's boot id and ``schema`` the revision of the data source when it was
-    declared. ``excluded`` are the offsets that ClickHouse refused for good.
+    declared. ``excluded`` are the offsets that stay out of the block: ClickHouse refused them for
+    good, or the table had them before. Where they are too many for a commit, ``digest`` is what
+    they are kept under elsewhere.
     """
 
     next: int
@@ -31,6 +33,7 @@ class Intent(Struct, frozen=True, kw_only=True, array_like=True):
     schema: str
     shard: int = 0
     excluded: tuple[Run, ...] = ()
+    digest: str = ""
 
 
 class Metadata(Struct, frozen=True, kw_only=True, array_like=True):
@@ -74,6 +77,8 @@ class Phase(Enum):
     DECLARING = "declaring"
     INSERTING = "inserting"
     LOOKING = "looking"
+    LOOKING_AHEAD = "looking ahead"
+    VERIFYING = "verifying"
     SEARCHING = "searching"
     EXCLUDING = "excluding"
     QUARANTINING = "quarantining"
@@ -88,7 +93,8 @@ class State(Struct, frozen=True, kw_only=True):
     ``position`` is the committed offset, where ``intent`` begins. ``waiting`` is a batch that is
     ready but not declared. ``is_repeat``: an attempt before the running one may have stored
     something. ``unanswered``: the outcome of an earlier attempt is not known. ``refused``: the
-    running attempt was refused for good. ``is_flowing``: records were let through.
+    running attempt was refused for good. ``is_flowing``: records were let through. ``ahead`` are
+    offsets behind the position that the table has already; ``partitions`` as in ``Metadata``.
     """
 
     name: str
@@ -105,6 +111,7 @@ class State(Struct, frozen=True, kw_only=True):
     draining: bool = False
     is_flowing: bool = False
     partitions: int = 0
+    ahead: tuple[Run, ...] = ()
 
 
 # Events ---------------------------------------------------------------------------------------
@@ -138,12 +145,26 @@ class Fenced(Struct, frozen=True):
 class Reread(Struct, frozen=True, kw_only=True):
     """The range of the intent was read again.
 
-    ``is_whole``: every record that the log ever had in it could be read. ``is_certain``: the table
-    and every view target still remember the tokens used since the intent was declared.
+    ``log_start`` and ``log_end`` are what the log has: what lies before is gone, what lies behind
+    was never there. ``is_certain``: the table and every view target still remember the tokens used
+    since the intent was declared.
     """
 
-    is_whole: bool
+    log_start: int
+    log_end: int
     is_certain: bool
+
+
+class Ahead(Struct, frozen=True, kw_only=True):
+    """What lies behind the position: in the log, and in the table already.
+
+    ``walk`` is a fresh draw, used when the table has anything there.
+    """
+
+    log_start: int
+    log_end: int
+    stored: tuple[Run, ...]
+    walk: str
 
 
 class Ready(Struct, frozen=True):
@@ -153,7 +174,19 @@ class Ready(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True):
-    """The insert was acknowledged."""
+    """The insert was acknowledged.
+
+    ``is_doubtful``: the engine was restarted since the intent, and its memory of tokens may hold
+    one whose rows were lost with it.
+    """
+
+    is_doubtful: bool = False
+
+
+class Verified(Struct, frozen=True):
+    """The table was compared with the range; these offsets should be there and are not."""
+
+    missing: tuple[Run, ...]
 
 
 class Fault(Enum):
@@ -209,7 +242,9 @@ Event = (
     | Fenced
     | Reread
     | Ready
+    | Ahead
     | Stored
+    | Verified
     | InsertFailed
     | Forgotten
     | Looked
@@ -266,6 +301,26 @@ class Look(Struct, frozen=True):
     next: int
 
 
+class LookAhead(Struct, frozen=True):
+    """Ask log and table what they hold from this offset on, before records are let through."""
+
+    position: int
+
+
+class Verify(Struct, frozen=True):
+    """Compare the offsets of ``[first, next)`` that were inserted with those the table holds."""
+
+    first: int
+    next: int
+
+
+class ReportGap(Struct, frozen=True):
+    """The log lost ``[first, next)``; what of it is not stored never will be. Needs no answer."""
+
+    first: int
+    next: int
+
+
 class Search(Struct, frozen=True):
     """Find the rows of ``[first, next)`` that ClickHouse refuses, outside the table."""
 
@@ -302,4 +357,18 @@ class Drop(Struct, frozen=True):
     """Let go of the partition; what is in memory of it is void. Needs no answer."""
 
 
-Action = Commit | ReadAgain | Open | Insert | Look | Search | Quarantine | Close | Hold | Drop
+Action = (
+    Commit
+    | ReadAgain
+    | Open
+    | Insert
+    | Look
+    | LookAhead
+    | Verify
+    | ReportGap
+    | Search
+    | Quarantine
+    | Close
+    | Hold
+    | Drop
+)

@@ -17,8 +17,12 @@ class PipelineObserver(Protocol):
         """An action of the delivery protocol is about to be done, or was: ``before``, ``after``."""
         ...
 
-    def flushed(self, *, rows: int, elapsed_s: float) -> None:
-        """A block was inserted."""
+    def flushed(self, *, rows: int, size_bytes: int, elapsed_s: float) -> None:
+        """A block was inserted; ``size_bytes`` is that of the raw values, 0 when read again."""
+        ...
+
+    def lost(self, rows: int) -> None:
+        """The log lost records before they were stored."""
         ...
 
     def failed(self, code: str) -> None:
@@ -70,6 +74,8 @@ class MetricsObserver:
         self.step = on_step
         self.recorded = on_entry
         self._rows = metrics.rows_stored.labels(datasource)
+        self._bytes = metrics.bytes_stored.labels(datasource)
+        self._lost = metrics.rows_lost.labels(datasource)
         self._batches = metrics.batches.labels(datasource)
         self._seconds = metrics.flush_seconds.labels(datasource)
         self._retries = metrics.insert_retries.labels(datasource)
@@ -77,10 +83,15 @@ class MetricsObserver:
         self._lag = metrics.lag.labels(datasource)
         self._held = metrics.held_partitions.labels(datasource)
 
-    def flushed(self, *, rows: int, elapsed_s: float) -> None:
+    def flushed(self, *, rows: int, size_bytes: int, elapsed_s: float) -> None:
         """See ``PipelineObserver``."""
         self._rows.inc(rows)
+        self._bytes.inc(size_bytes)
         self._seconds.observe(elapsed_s)
+
+    def lost(self, rows: int) -> None:
+        """See ``PipelineObserver``."""
+        self._lost.inc(rows)
 
     def failed(self, code: str) -> None:
         """See ``PipelineObserver``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -12,16 +11,20 @@ import structlog
 from msgspec import Struct, structs
 
 from ingest import delivery, messages
-from ingest.batch import Batch, BatchLimits, InsertBudget, make_batch
-from ingest.chunk import Chunk, Decoded, Partition, Rejection
+from ingest.batch import Batch, BatchLimits, InsertBudget
+from ingest.chunk import Chunk, Decoded, Partition
+from ingest.claim import Claim, NowhereToStartError
+from ingest.entries import alarm_entry, batch_entry, gap_entries
+from ingest.excluded import ExcludedStore, fit
 from ingest.intake import Intake
-from ingest.landing import REFUSED_MESSAGE, Landing, refusals, without
-from ingest.ledger import LedgerEntry, absent_runs
+from ingest.landing import Landing, without
+from ingest.ledger import LedgerEntry
 from ingest.messages import Action, Event, Fault, Phase, State
 from ingest.observe import PipelineObserver
 from ingest.progress import Progress
+from ingest.ranges import Ranges
+from ingest.runs import clip_runs
 from ingest.source.contract import Assignment, Source
-from shared.clickhouse.contract import Run
 from shared.clickhouse.failures import (
     InsertFailureError,
     InsertRefusedError,
@@ -36,6 +39,8 @@ T = TypeVar("T")
 LONGEST_BACKOFF_S = 15.0
 # When stopping, a range that failed so often is left open: the next start repeats it.
 LAST_ATTEMPTS = 6
+# How long an insert waits for a sign of life of the log's group before the partition is dropped.
+_LEASE_PATIENCE_S = 10.0
 
 
 class _LeftOpenError(Exception):
@@ -74,6 +79,7 @@ class PartitionNeeds(Struct, frozen=True, kw_only=True):
     progress: Progress
     clock: Clock
     observer: PipelineObserver
+    excluded: ExcludedStore
     decode: Callable[[Chunk], Awaitable[Decoded]]
     on_settled: Callable[[Partition], None]
     on_held: Callable[[], None]
@@ -97,10 +103,11 @@ class PartitionDelivery:
             budget=needs.budget,
             clock=needs.clock,
         )
+        self._ranges = Ranges(assignment.partition, needs.source, needs.landing, needs.decode)
         self._current: Batch | None = None
         self._waiting: Batch | None = None
-        self._reasons: dict[int, str] = {}
         self._view_failed = False
+        self._abandoned = False
         self._entry: LedgerEntry | None = None
         self.held = ""
 
@@ -116,14 +123,32 @@ class PartitionDelivery:
         try:
             await self._deliver()
             is_settled = self._state.phase is Phase.OPEN
+        except NowhereToStartError as reason:
+            self._hold(str(reason))
+            await self.intake.wait_for_finish()
+            is_settled = True
         except _LeftOpenError as reason:
             self._alarm("range_left_open", reason=str(reason))
             is_settled = self._view_failed
-        if is_settled:
+        if is_settled and not self._abandoned:
             self._needs.on_settled(self._partition)
 
+    def abandon(self) -> None:
+        """The partition goes to somebody else: complete the range under way and nothing more."""
+        self._abandoned = True
+        self.intake.abandon()
+        if self._state.phase not in (Phase.NEW, Phase.LOST, Phase.HELD):
+            self._tell(messages.Drain())
+
     async def _deliver(self) -> None:
-        todo = deque[Action](self._tell(self._assigned()))
+        claim = Claim(self._needs.name, self._assignment, self._needs.excluded, self._landing)
+        assigned = await self._patiently("claim", claim.prepare)
+        for entry in claim.entries(self._clock.now_ms()):
+            log.info(
+                "position_found", datasource=entry.datasource, offset=entry.first, why=entry.note
+            )
+            self._record(entry)
+        todo = deque[Action](self._tell(assigned))
         while todo or self._state.phase is not Phase.LOST:
             if todo:
                 event = await self._perform(todo.popleft())
@@ -137,16 +162,6 @@ class PartitionDelivery:
                 event = messages.Drain() if batch is None else self._ready(batch)
             if event is not None:
                 todo.extend(self._tell(event))
-
-    def _assigned(self) -> Event:
-        found = self._assignment
-        return messages.Assigned(
-            offset=found.log_start if found.offset is None else found.offset,
-            metadata=messages.decode_metadata(found.metadata),
-            stream=found.stream,
-            walk=uuid.uuid4().hex[:12],
-            partitions=found.partitions,
-        )
 
     def _tell(self, event: Event) -> Sequence[Action]:
         taken = delivery.step(self._state, event)
@@ -169,6 +184,14 @@ class PartitionDelivery:
                 return await self._insert(action)
             case messages.Look():
                 return await self._patiently("look", lambda: self._look(action))
+            case messages.LookAhead():
+                return await self._patiently(
+                    "look", lambda: self._ranges.look_ahead(self._state, action.position)
+                )
+            case messages.Verify():
+                return await self._patiently("verify", lambda: self._verify(action))
+            case messages.ReportGap():
+                await self._patiently("look", lambda: self._report_gap(action))
             case messages.Search():
                 return await self._patiently("search", lambda: self._search(action))
             case messages.Quarantine():
@@ -178,14 +201,18 @@ class PartitionDelivery:
             case messages.Close():
                 self._close(action)
             case messages.Hold():
-                self.held = action.reason
-                self._needs.on_held()
-                self._record_alarm(action.reason)
-                self._alarm("partition_held", reason=action.reason)
-            case messages.Drop():
+                self._hold(action.reason)
+                now_ms = self._clock.now_ms()
+                self._record(alarm_entry(self._state, self._partition, action.reason, now_ms))
+            case messages.Drop() if not self._abandoned:
                 await asyncio.sleep(1.0)
                 await self._source.release(self._partition)
         return None
+
+    def _hold(self, reason: str) -> None:
+        self.held = reason
+        self._needs.on_held()
+        self._alarm("partition_held", reason=reason)
 
     async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Repeat until ClickHouse and the log answer; the partition waits meanwhile."""
@@ -219,8 +246,8 @@ class PartitionDelivery:
     # Actions ----------------------------------------------------------------------------------
 
     async def _commit(self, action: messages.Commit) -> Event:
-        text = action.metadata.encode()
-        if await self._source.commit(self._partition, action.offset, text):
+        metadata = await self._patiently("keep", lambda: fit(action.metadata, self._needs.excluded))
+        if await self._source.commit(self._partition, action.offset, metadata.encode()):
             if self._state.phase is Phase.DECLARING:
                 self._current, self._waiting = self._waiting, None
             return messages.Committed()
@@ -228,30 +255,24 @@ class PartitionDelivery:
         return messages.Fenced()
 
     async def _read_again(self, action: messages.ReadAgain) -> Event:
-        intent = self._state.intent
-        assert intent is not None
-        chunks = await self._patiently(
-            "read", lambda: self._source.read(self._partition, action.first, action.next)
-        )
-        start = self._assignment.log_start
-        end = chunks[-1].next if chunks else action.first
-        is_whole = start <= action.first and end >= action.next
+        state = self._state
+        token = delivery.insert_token(state, _intent(state))
+        await self._patiently("settle", lambda: self._landing.settle(token))
+        # Before the bounds are asked for: what retention takes meanwhile must count as lost.
+        self._current = await self._reread_batch(action.first, action.next)
+        start, end = await self._patiently("read", lambda: self._source.bounds(self._partition))
         is_certain = await self._remembers()
-        self._current = await self._decode(
-            action.first, action.next, without(chunks, intent.excluded)
-        )
         log.info(
             "range_recovered",
-            datasource=self._state.name,
+            datasource=state.name,
             first=action.first,
             next=action.next,
             certain=is_certain,
         )
-        return messages.Reread(is_whole=is_whole, is_certain=is_certain)
+        return messages.Reread(log_start=start, log_end=end, is_certain=is_certain)
 
     async def _remembers(self) -> bool:
-        intent = self._state.intent
-        assert intent is not None
+        intent = _intent(self._state)
         return await self._patiently("look", lambda: self._landing.remembers(intent))
 
     async def _insert(self, action: messages.Insert) -> Event:
@@ -262,6 +283,7 @@ class PartitionDelivery:
             )
         if action.attempt > 1:
             await self._back_off(action.attempt)
+            await self._patiently("settle", lambda: self._landing.settle(action.token))
             if action.is_repeat and not await self._remembers():
                 return messages.Forgotten()
         batch = self._current
@@ -271,9 +293,24 @@ class PartitionDelivery:
         if not batch.row_count:
             self._prefetch()
             return messages.Stored()
+        if not await self._is_ours():
+            return messages.Fenced()
+        return await self._send(action, batch)
+
+    async def _is_ours(self) -> bool:
+        """Whether the lease on the partition is young enough; waits a little for a sign of life."""
+        end_s = self._clock.monotonic() + _LEASE_PATIENCE_S
+        while not self._source.holds(self._partition):
+            if self._abandoned or self._clock.monotonic() > end_s:
+                self._alarm("lease_ran_out")
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    async def _send(self, action: messages.Insert, batch: Batch) -> Event:
         started_s = self._clock.monotonic()
         try:
-            await self._landing.insert(
+            summary = await self._landing.insert(
                 batch,
                 stream=self._state.stream,
                 partition=self._partition.number,
@@ -284,12 +321,17 @@ class PartitionDelivery:
             self._needs.observer.failed(error.code)
             return messages.InsertFailed(_fault(error))
         self._needs.observer.flushed(
-            rows=batch.row_count, elapsed_s=self._clock.monotonic() - started_s
+            rows=batch.row_count,
+            size_bytes=batch.size_bytes,
+            elapsed_s=self._clock.monotonic() - started_s,
         )
         # Its rows are not needed any more, what was rejected is; the next batch takes their place.
         self._current = structs.replace(batch, blocks=())
         self._prefetch()
-        return messages.Stored()
+        is_doubtful = self._landing.needs_verification and (
+            summary.boot_id != _intent(self._state).boot
+        )
+        return messages.Stored(is_doubtful)
 
     def _prefetch(self) -> None:
         """Hand a batch that is due to the protocol, so that the closing commit declares it."""
@@ -309,40 +351,48 @@ class PartitionDelivery:
             )
         )
 
-    async def _reread_batch(self, first: int, next_: int) -> Batch:
-        assert self._state.intent is not None
-        chunks = await self._patiently(
-            "read", lambda: self._source.read(self._partition, first, next_)
-        )
-        return await self._decode(first, next_, without(chunks, self._state.intent.excluded))
+    def left_out(self, chunk: Chunk) -> Chunk:
+        """The chunk without what the table has already."""
+        if not self._state.ahead or not chunk.offsets:
+            return chunk
+        stored = clip_runs(self._state.ahead, chunk.offsets[0], chunk.next)
+        return without([chunk], stored)[0] if stored else chunk
 
-    async def _decode(self, first: int, next_: int, chunks: Sequence[Chunk]) -> Batch:
-        """The batch ``[first, next_)`` made of chunks that were read again."""
-        return make_batch(first, next_, [await self._needs.decode(c) for c in chunks])
+    async def _reread_batch(self, first: int, next_: int) -> Batch:
+        return await self._patiently("read", lambda: self._ranges.batch(self._state, first, next_))
 
     async def _look(self, action: messages.Look) -> Event:
         batch = await self._reread_batch(action.first, action.next)
-        holding = await self._landing.holding(batch, self._state.stream, self._partition.number)
-        if holding is messages.Holding.ALL:
+        looked = await self._ranges.look(batch, self._state)
+        if looked.holding is messages.Holding.ALL:
             self._alarm("views_not_verified", first=action.first, next=action.next)
-        return messages.Looked(holding)
+        return looked
+
+    async def _verify(self, action: messages.Verify) -> Event:
+        assert self._current is not None
+        return messages.Verified(await self._ranges.missing(self._current, self._state))
+
+    async def _report_gap(self, action: messages.ReportGap) -> None:
+        missing = await self._ranges.lost(self._state, action.first, action.next)
+        count = sum(run.count for run in missing)
+        if not count:
+            return
+        self._alarm("records_lost", first=action.first, next=action.next, count=count)
+        self._needs.observer.lost(count)
+        for entry in gap_entries(self._state, self._partition, missing, self._clock.now_ms()):
+            self._record(entry)
 
     async def _search(self, action: messages.Search) -> Event:
-        assert self._state.intent is not None
-        chunks = await self._source.read(self._partition, action.first, action.next)
-        guilty = await self._landing.find_guilty(
-            self._partition.number, without(chunks, self._state.intent.excluded)
-        )
-        self._reasons |= guilty
-        if not guilty:
+        found = await self._ranges.search(self._state, action.first, action.next)
+        if not found.guilty:
             self._alarm("no_guilty_row_found", first=action.first, next=action.next)
-        return messages.Found(tuple(Run(offset, 1) for offset in sorted(guilty)))
+        return found
 
     async def _quarantine(self, action: messages.Quarantine) -> Event:
         assert self._current is not None
         rejections = list(self._current.rejections)
         if action.excluded or action.is_complement:
-            rejections = await self._complement(action)
+            rejections = await self._ranges.complement(self._state, action)
         await self._landing.quarantine(
             rejections,
             stream=self._state.stream,
@@ -350,74 +400,32 @@ class PartitionDelivery:
             token=action.token,
             now_s=self._clock.now_ms() // 1000,
         )
-        self._needs.observer.quarantined(len(rejections))
-        self._entry = self._ledger_entry(action, len(rejections))
-        return messages.Quarantined()
-
-    def _ledger_entry(self, action: messages.Quarantine, quarantined: int) -> LedgerEntry:
-        """What the ledger will know of the range under way, once it is closed."""
-        intent, batch = self._state.intent, self._current
-        assert intent is not None and batch is not None
-        return LedgerEntry(
-            kind="batch",
-            datasource=self._state.name,
-            topic=self._partition.topic,
-            partition=self._partition.number,
-            stream=self._state.stream,
-            walk=self._state.walk,
-            first=action.first,
-            next=action.next,
-            token=action.token,
-            rows=batch.row_count,
-            quarantined=quarantined,
-            absent=absent_runs(action.first, action.next, batch.runs),
-            excluded=action.excluded,
-            boot=intent.boot,
-            schema=intent.schema,
+        self._entry = batch_entry(
+            self._state,
+            self._partition,
+            action,
+            self._current,
+            quarantined=len(rejections),
             at_ms=self._clock.now_ms(),
         )
+        self._needs.observer.quarantined(len(rejections))
+        return messages.Quarantined()
 
-    def _record_alarm(self, reason: str) -> None:
-        intent = self._state.intent
-        self._needs.observer.recorded(
-            LedgerEntry(
-                kind="alarm",
-                datasource=self._state.name,
-                topic=self._partition.topic,
-                partition=self._partition.number,
-                stream=self._state.stream,
-                walk=self._state.walk,
-                first=self._state.position,
-                next=self._state.position if intent is None else intent.next,
-                note=reason,
-                at_ms=self._clock.now_ms(),
-            )
-        )
-
-    async def _complement(self, action: messages.Quarantine) -> list[Rejection]:
-        """Everything of the range that is not, or was not, stored, with the reason."""
-        chunks = await self._source.read(self._partition, action.first, action.next)
-        batch = await self._decode(action.first, action.next, chunks)
-        rejected = {r.offset: r for r in batch.rejections}
-        missing = {o for run in action.excluded for o in range(run.first, run.first + run.count)}
-        if action.is_complement and self._landing.carries_identity:
-            held = await self._landing.held_offsets(
-                self._state.stream, self._partition.number, action.first, action.next
-            )
-            if self._landing.keeps_every_row:
-                missing = {o for r in batch.runs for o in range(r.first, r.first + r.count)}
-            missing -= held
-            rejected = {o: r for o, r in rejected.items() if o not in held}
-        reasons = {o: self._reasons.get(o, REFUSED_MESSAGE) for o in missing if o not in rejected}
-        return [*rejected.values(), *refusals(chunks, reasons)]
+    def _record(self, entry: LedgerEntry) -> None:
+        self._needs.observer.recorded(entry)
 
     def _close(self, action: messages.Close) -> None:
-        self._current, self._waiting = self._waiting, None
-        self._reasons.clear()
         if self._entry is not None:
-            self._needs.observer.recorded(self._entry)
+            self._record(self._entry)
             self._entry = None
+        self._current, self._waiting = self._waiting, None
+        self._ranges.reasons.clear()
         self._needs.progress.advance(self._state.name, self._partition, action.next)
         self._needs.observer.closed(
             self._partition, lag_rows=self._source.lag(self._partition, action.next)
         )
+
+
+def _intent(state: State) -> messages.Intent:
+    assert state.intent is not None
+    return state.intent

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from ingest.batch import BatchLimits, InsertBudget
 from ingest.chunk import Chunk, Decoded, Partition
+from ingest.excluded import ExcludedStore
 from ingest.landing import Landing
 from ingest.observe import PipelineObserver
 from ingest.partition import PartitionDelivery, PartitionNeeds
@@ -61,7 +62,8 @@ class Pipeline:
         landing: Where rows go.
         progress: Told how far each partition is.
         clock: Where time comes from.
-        observer: Told what happens; the default counts nothing.
+        observer: Told what happens.
+        excluded: Keeps what does not fit into a commit.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Pipeline:
         progress: Progress,
         clock: Clock,
         observer: PipelineObserver,
+        excluded: ExcludedStore,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -87,6 +90,7 @@ class Pipeline:
             progress=progress,
             clock=clock,
             observer=observer,
+            excluded=excluded,
             decode=self._decode,
             on_settled=self._settled,
             on_held=lambda: observer.held(len(self.held)),
@@ -145,8 +149,7 @@ class Pipeline:
                 continue
             self._unsettled = (self._unsettled or set()).difference(poll.revoked)
             for revoked in poll.revoked:
-                if revoked in self._tasks:
-                    self._tasks[revoked].cancel()
+                self._give_back(revoked)
             for assignment in poll.assigned:
                 self._take(group, assignment)
             if recover_only:
@@ -162,9 +165,19 @@ class Pipeline:
         self._unsettled.add(key)
         if self._stopping.is_set():
             partition.intake.finish()
-        task = group.create_task(partition.run(), name=f"deliver-{key.topic}-{key.number}")
+        deliver = _after(self._tasks.get(key), partition)
+        task = group.create_task(deliver, name=f"deliver-{key.topic}-{key.number}")
         self._tasks[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
+
+    def _give_back(self, key: Partition) -> None:
+        """Let the range under way finish; the source is told when nothing more happens."""
+        task = self._tasks.get(key)
+        if task is None:
+            self.source.let_go(key)
+            return
+        self._partitions[key].abandon()
+        task.add_done_callback(lambda _: self.source.let_go(key))
 
     def _settled(self, key: Partition) -> None:
         """A partition ended without an open range."""
@@ -179,6 +192,7 @@ class Pipeline:
         holder = self._partitions.get(chunk.partition)
         if holder is None:
             return
+        chunk = holder.left_out(chunk)
         decoded = await self._decode(chunk)
         if self._partitions.get(chunk.partition) is holder:
             holder.intake.add(chunk, decoded)
@@ -190,6 +204,14 @@ class Pipeline:
         return await asyncio.get_running_loop().run_in_executor(
             self._decoder_thread, self._decoder.decode, chunk
         )
+
+
+async def _after(previous: asyncio.Task[None] | None, partition: PartitionDelivery) -> None:
+    """Deliver once nothing of an earlier assignment is under way in this process."""
+    if previous is not None:
+        previous.cancel()
+        await asyncio.wait({previous})
+    await partition.run()
 
 
 async def finish(pipeline: Pipeline, task: asyncio.Task[None], deadline: Deadline) -> None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
+from ingest.excluded import ClickHouseExcludedStore
 from ingest.landing import Landing
 from ingest.observe import PipelineObserver
 from ingest.pipeline import Pipeline, PipelineSettings, finish
@@ -41,10 +42,14 @@ def takes_events(datasource: Datasource) -> bool:
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
-    """What all pipelines of a worker share."""
+    """What all pipelines of a worker share.
+
+    ``looks_for_leftovers``: records in the topic of a data source that takes no events are
+    mentioned in the log; only where the topic costs nothing to read.
+    """
 
     topic_prefix: str = "events."
-    group_prefix: str = ""
+    looks_for_leftovers: bool = True
     limits: BatchLimits = BatchLimits()
     inserts_per_second: float = 4.0
 
@@ -63,7 +68,7 @@ class Worker:
     Args:
         settings: Names and limits.
         clickhouse: Where rows go.
-        open_source: Makes the source of a topic for a group.
+        open_source: Makes the source of a data source.
         progress: Told how far each partition is.
         clock: Where time comes from.
         observe: Makes the observer of a data source's pipeline.
@@ -73,7 +78,7 @@ class Worker:
         self,
         settings: WorkerSettings,
         clickhouse: ClickHouse,
-        open_source: Callable[[str, str], Source],
+        open_source: Callable[[Datasource], Source],
         *,
         progress: Progress,
         clock: Clock,
@@ -88,6 +93,7 @@ class Worker:
         self._running: dict[str, _Running] = {}
         self._unsettled: set[str] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}
+        self._excluded = ClickHouseExcludedStore(clickhouse)
 
     def __repr__(self) -> str:
         return f"Worker(running={sorted(self._running)})"
@@ -109,17 +115,19 @@ class Worker:
         """
         for name, datasource in datasources.items():
             if not takes_events(datasource):
-                self._look_once(name)
+                self._look_once(datasource)
             elif name not in self._running:
                 self._start(datasource)
 
-    def _look_once(self, name: str) -> None:
-        if name not in self._looks:
-            self._looks[name] = asyncio.create_task(self._look(name), name=f"look-{name}")
+    def _look_once(self, datasource: Datasource) -> None:
+        name = datasource.name
+        if self._settings.looks_for_leftovers and name not in self._looks:
+            self._looks[name] = asyncio.create_task(self._look(datasource), name=f"look-{name}")
 
-    async def _look(self, name: str) -> None:
+    async def _look(self, datasource: Datasource) -> None:
         """Say it when records wait in the topic of a data source that takes no events."""
-        source = self._source(name)
+        name = datasource.name
+        source = self._open_source(datasource)
         try:
             poll = await source.poll(max_rows=1, max_bytes=1, timeout_s=0.0)
             waiting = sum(
@@ -168,15 +176,13 @@ class Worker:
         )
         return Pipeline(
             settings,
-            self._source(datasource.name),
+            self._open_source(datasource),
             Landing(self._clickhouse, datasource, DEDUPLICATION_WINDOW),
             progress=self._progress,
             clock=self._clock,
             observer=self._observe(datasource.name),
+            excluded=self._excluded,
         )
-
-    def _source(self, name: str) -> Source:
-        return self._open_source(self.topic(name), self._settings.group_prefix + name)
 
     async def recover(self, datasources: Iterable[Datasource]) -> None:
         """Complete every range that an earlier process left open, and nothing else.

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.consumer.fetcher import FetchResult  # type: ignore[import-untyped]
-from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest  # type: ignore[import-untyped]
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from msgspec import Struct
 
 from ingest.source.kafka_requests import MetadataRequest

@@ -83,6 +83,14 @@ class Source(Protocol):
         """
         ...
 
+    async def bounds(self, partition: Partition) -> tuple[int, int]:
+        """The oldest offset that can be read, and the one behind the newest.
+
+        Raises:
+            LogUnavailableError: The log does not answer.
+        """
+        ...
+
     async def commit(self, partition: Partition, offset: int, metadata: str) -> bool:
         """Commit; False when it was refused or it is not known whether it took effect."""
         ...

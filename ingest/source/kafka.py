@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
 from msgspec import Struct
 
@@ -317,6 +317,13 @@ class KafkaSource:
         except kafka_errors.KafkaError as error:
             raise self._unavailable(error) from error
         return [chunk_of(partition, piece) for piece in fetched]
+
+    async def bounds(self, partition: Partition) -> tuple[int, int]:
+        """See ``Source``; the end is that of what was committed by its producers."""
+        try:
+            return await self._reader.bounds(TopicPartition(partition.topic, partition.number))
+        except kafka_errors.KafkaError as error:
+            raise self._unavailable(error) from error
 
     def lag(self, partition: Partition, position: int) -> int:
         """See ``Source``."""

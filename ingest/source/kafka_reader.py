@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
 from ingest.log.kafka_connection import KafkaConnection
@@ -78,6 +78,18 @@ class RangeReader:
                 pieces.append(_before(fetched, next_))
             consumer.pause(partition)
             return pieces
+
+    async def bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """The oldest offset that can be read, and the one behind the newest.
+
+        Raises:
+            KafkaError: They are not known.
+        """
+        async with self._one_at_a_time:
+            consumer = await self._started()
+            starts = await consumer.beginning_offsets([partition])
+            ends = await consumer.end_offsets([partition])
+            return starts[partition], ends[partition]
 
     async def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import uuid
 from typing import Any, ClassVar
 
-from aiokafka.protocol.api import (  # type: ignore[import-untyped]
+from aiokafka.protocol.api import (
     Request,
     RequestStruct,
     Response,
 )
-from aiokafka.protocol.types import (  # type: ignore[import-untyped]
+from aiokafka.protocol.types import (
     AbstractType,
     Boolean,
     CompactArray,

@@ -122,6 +122,10 @@ class LocalSource:
             first = chunk.next
         return chunks
 
+    async def bounds(self, partition: Partition) -> tuple[int, int]:
+        """See ``Source``."""
+        return await self._log.log_start(partition), self._log.end(partition)
+
     async def commit(self, partition: Partition, offset: int, metadata: str) -> bool:
         """See ``Source``; False when the disk did not take it."""
         try:

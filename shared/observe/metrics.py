@@ -87,6 +87,15 @@ class Metrics:
         self.rows_stored = self._counter(
             "rows_stored_total", "rows", "Rows inserted into the data source's table.", by_source
         )
+        self.bytes_stored = self._counter(
+            "bytes_stored_total", "bytes", "Bytes of the events that were inserted.", by_source
+        )
+        self.rows_lost = self._counter(
+            "rows_lost_total",
+            "rows",
+            "Records that the log removed before they were stored; a gap in the ledger.",
+            by_source,
+        )
         self.rows_quarantined = self._counter(
             "rows_quarantined_total", "rows", "Rows written to quarantine.", by_source
         )

@@ -61,7 +61,7 @@ async def _pipeline(
     worker = Worker(
         WorkerSettings(limits=BatchLimits(max_rows=BATCH_ROWS)),
         engine,
-        lambda t, g: LocalSource(log, t, g),
+        lambda d: LocalSource(log, topic, d.name),
         progress=progress,
         clock=clock,
         observe=lambda name: MetricsObserver(Metrics(), name),

@@ -85,7 +85,7 @@ class Rig(Struct, kw_only=True):
         return Worker(
             WorkerSettings(limits=self.limits),
             self.faulty,  # type: ignore[arg-type]  # the rest of the contract is passed through
-            lambda topic, group: self.source(self.log, topic, group),
+            lambda datasource: self.source(self.log, f"events.{datasource.name}", datasource.name),
             progress=self.progress,
             clock=CLOCK,
             observe=observe,

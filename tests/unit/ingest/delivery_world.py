@@ -62,6 +62,7 @@ class World(Struct, frozen=True, kw_only=True):
     crashes: int = 0
     faults: int = 0
     moves: int = 0
+    rewinds: int = 0
 
 
 class Violation(Exception):
@@ -81,6 +82,7 @@ class Bug(Struct, frozen=True, kw_only=True):
     ignores_lease: bool = False
     overwrites_intent: bool = False
     repeats_forgotten: bool = False
+    looks_not_ahead: bool = False
 
 
 def rows_of(first: int, next_: int, excluded: tuple[Run, ...]) -> Rows:
@@ -132,12 +134,14 @@ class Explorer:
         crashes: int,
         faults: int,
         moves: int,
+        rewinds: int = 0,
         bug: Bug | None = None,
         remembers: bool = True,
     ) -> None:
         self.remembers = remembers
         self.start = World(records=records)
         self.crashes, self.faults, self.moves = crashes, faults, moves
+        self.rewinds = rewinds
         self.bug = bug or Bug()
         self.finished = 0
 
@@ -182,6 +186,15 @@ class Explorer:
             yield gone
             if late.generation == world.generation or self.bug.commits_unfenced:
                 yield structs.replace(gone, offset=late.offset, metadata=late.metadata)
+        if world.rewinds < self.rewinds and _is_settled(world) and world.offset:
+            for offset in range(world.offset):
+                yield structs.replace(
+                    world,
+                    rewinds=world.rewinds + 1,
+                    offset=offset,
+                    metadata=None,
+                    generation=world.generation + 1,
+                )
         if not world.cured and world.faults < self.faults:
             yield structs.replace(world, cured=True, faults=world.faults + 1)
         for index, worker in enumerate(world.workers):
@@ -280,7 +293,7 @@ class Explorer:
                     return
                 if not self.remembers:
                     world = structs.replace(world, table_tokens=none, view_tokens=none)
-                reread = m.Reread(is_whole=True, is_certain=self.remembers)
+                reread = m.Reread(log_start=0, log_end=world.records, is_certain=self.remembers)
                 yield self._tell(world, index, worker, reread)
             case m.Insert():
                 if world.flying and action.attempt > 1:
@@ -291,6 +304,9 @@ class Explorer:
                         yield self._tell(world, index, worker, m.Forgotten())
                         return
                 yield from self._insert(world, failing, index, worker, action, may_fail)
+            case m.LookAhead():
+                if not world.flying:
+                    yield self._look_ahead(world, index, worker, action)
             case m.Look():
                 if not world.flying:
                     yield self._tell(world, index, worker, m.Looked(_holding(world, action)))
@@ -303,6 +319,16 @@ class Explorer:
                 pass  # an operator is needed; modelled by the worker being restarted
             case m.Drop():
                 yield self._without(world, index)
+
+    def _look_ahead(self, world: World, index: int, worker: Worker, action: m.LookAhead) -> World:
+        found = [Run(o, 1) for o in world.table if o >= action.position]
+        if self.bug.looks_not_ahead:
+            found = []
+        drawn = structs.replace(world, draws=world.draws + bool(found))
+        event = m.Ahead(
+            log_start=0, log_end=world.records, stored=tuple(found), walk=f"a{world.draws}"
+        )
+        return self._tell(drawn, index, worker, event)
 
     def _commit(
         self, world: World, index: int, worker: Worker, action: m.Commit, may_fail: bool
@@ -378,6 +404,16 @@ class Explorer:
             wanted = set(span) - set(rows_of(action.first, action.next, action.excluded))
         stored = structs.replace(world, quarantine=world.quarantine | wanted)
         return self._tell(stored, index, worker, m.Quarantined())
+
+
+def _is_settled(world: World) -> bool:
+    """Whether the group is at rest, as an operator leaves it who moves its position."""
+    return (
+        world.metadata is not None
+        and world.metadata.intent is None
+        and not world.flying
+        and all(not w.todo for w in world.workers)
+    )
 
 
 def _inserting(state: m.State) -> m.State:

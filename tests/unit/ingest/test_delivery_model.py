@@ -29,6 +29,16 @@ def test_where_tokens_are_forgotten_the_table_still_has_each_record_once() -> No
     assert Explorer(records=3, crashes=2, faults=1, moves=0, remembers=False).run() > 1_000
 
 
+def test_a_group_that_is_moved_back_stores_nothing_twice() -> None:
+    assert Explorer(records=3, crashes=1, faults=1, moves=0, rewinds=1).run() > 1_000
+
+
+def test_not_looking_ahead_is_found() -> None:
+    bug = Bug(name="look not ahead", looks_not_ahead=True)
+    with pytest.raises(Violation):
+        Explorer(records=3, crashes=0, faults=0, moves=0, rewinds=1, bug=bug).run()
+
+
 BUGS = [
     Bug(name="no intent", forgets_intent=True),
     Bug(name="a new owner declares its own range", overwrites_intent=True),
