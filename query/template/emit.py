@@ -28,6 +28,8 @@ Emit = Callable[[RenderState, object], None]
 
 _INT64_LOW, _INT64_HIGH = INTEGER_RANGES["Int64"]
 _LONG = 256
+# A plain int is written in the type that holds it, all others in their own.
+_STATED_WIDTHS = frozenset(INTEGER_RANGES) - {"Int64"}
 _LIKE_ESCAPES = str.maketrans({"\\": "\\\\", "%": "\\%"})
 
 
@@ -39,10 +41,17 @@ def emit(state: RenderState, value: object) -> None:
     """
     kind = BINDING_TYPES.get(type(value))
     if kind is not None:
-        if type(value) is str and len(value) <= _LONG and value.isascii():
+        # Short plain text and whole numbers of a stated width are written without more ado.
+        if type(value) is str:
+            is_simple = len(value) <= _LONG and value.isascii()
+        else:
+            is_simple = kind in _STATED_WIDTHS
+        if is_simple:
             _write(state, value, kind)
         else:
             _bind(state, value, kind)
+    elif type(value) is SqlArray and len(value) <= _LONG:
+        _write(state, _short_items(state, value), f"Array({value.item_type})")
     elif isinstance(value, Identifier):
         state.grow(len(value))
         state.out.append(value)
@@ -61,6 +70,13 @@ def emit(state: RenderState, value: object) -> None:
         raise EvaluationError("The expression has no value")
     else:
         raise EvaluationError(f"A {type(value).__name__} cannot be written into SQL")
+
+
+def _short_items(state: RenderState, values: SqlArray) -> list[ParameterValue]:
+    """The plain items of a short list of one known type."""
+    items = [_plain(value) for value in values]
+    state.grow(len(items) * 8 + sum(len(item) for item in items if isinstance(item, str)))
+    return items
 
 
 def _bind(state: RenderState, value: object, kind: str) -> None:
@@ -86,7 +102,7 @@ def _checked_text(state: RenderState, value: object) -> str:
         state.grow(len(text))
     _check_unicode(text)
     if isinstance(value, Secret):
-        state.secret_bindings.append(f"p{state.next_binding}")
+        state.secret_bindings += (f"p{state.next_binding}",)
     return text
 
 
@@ -146,7 +162,8 @@ def _item_kind(value: object) -> str:
 
 def _plain(value: object) -> ParameterValue:
     if isinstance(value, str):
-        _check_unicode(value)
+        if not value.isascii():
+            _check_unicode(value)
         return str(value)
     if isinstance(value, bool):
         return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable
+from functools import lru_cache
 
 from query.template.calls import CallSite, Evaluate, read_argument
 from query.template.state import EvaluationError, RenderState, shorten
@@ -68,7 +69,13 @@ def _quote_symbol(state: RenderState, value: object) -> Identifier | None:
 
 
 def _quote_path(state: RenderState, value: object) -> Identifier | None:
-    parts = _name_parts(value)
+    return _quoted(value) if isinstance(value, str) else None
+
+
+@lru_cache(maxsize=1024)
+def _quoted(name: str) -> Identifier | None:
+    """A dotted name with its parts quoted; the same few come again and again."""
+    parts = _name_parts(name)
     return Identifier(".".join(map(quote_identifier, parts))) if parts else None
 
 
@@ -272,7 +279,7 @@ def activate(state: RenderState, feature: object) -> object:
     """Switch a feature of the engine on for this query."""
     if feature not in ACTIVATIONS:
         raise EvaluationError(f"activate() takes one of {', '.join(ACTIVATIONS)}")
-    state.activate.append(str(feature))
+    state.activate += (str(feature),)
     return NOTHING
 
 
@@ -280,7 +287,7 @@ def disable(state: RenderState, feature: object) -> object:
     """Switch a feature of the engine off for this query."""
     if feature not in DEACTIVATIONS:
         raise EvaluationError(f"disable() takes {', '.join(DEACTIVATIONS)}")
-    state.disable.append(str(feature))
+    state.disable += (str(feature),)
     return NOTHING
 
 

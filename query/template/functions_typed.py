@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -193,6 +194,11 @@ def _items(state: RenderState, value: object, scalar: ScalarType) -> SqlArray:
     if len(parts) > MAX_ITEMS:
         raise EvaluationError(f"A list has more than {MAX_ITEMS} items")
     state.charge(len(parts) >> 4)
+    if isinstance(value, str):
+        if scalar.name == "String":
+            return SqlArray(parts, "String")
+        with suppress(BadValueError):
+            return SqlArray(list(map(scalar.read, parts)), scalar.item_type)
     items = []
     for position, part in enumerate(parts, start=1):
         try:

@@ -13,6 +13,7 @@ MAX_BITS = 1024
 
 Binary = Callable[[RenderState, object, object], object]
 
+_SHORT = 4096
 _SIZED = (list, tuple, dict, set, range)
 
 
@@ -41,13 +42,14 @@ def _charged(state: RenderState, left: object, right: object) -> None:
     for value in (left, right):
         if isinstance(value, _SIZED):
             state.weigh(value)
-        elif isinstance(value, str) and len(value) > 4096:
+        elif isinstance(value, str) and len(value) > _SHORT:
             state.charge(len(value) >> 12)
 
 
 def _comparison(symbol: str, compare: Callable[..., object]) -> Binary:
     def apply(state: RenderState, left: object, right: object) -> object:
-        _charged(state, left, right)
+        if not (type(left) is type(right) is str and len(left) + len(right) <= _SHORT):
+            _charged(state, left, right)
         try:
             return compare(left, right)
         except TypeError:

@@ -84,9 +84,9 @@ def render(
         next_binding=state.next_binding,
         max_threads=state.max_threads,
         cache_ttl_s=state.cache_ttl_s,
-        activate=tuple(state.activate),
-        disable=tuple(state.disable),
-        secret_bindings=tuple(state.secret_bindings),
+        activate=state.activate,
+        disable=state.disable,
+        secret_bindings=state.secret_bindings,
     )
 
 

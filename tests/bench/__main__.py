@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.bench import bench_answers, bench_decode, bench_endpoint, bench_events, bench_pipeline
+from tests.bench import (
+    bench_answers,
+    bench_decode,
+    bench_endpoint,
+    bench_events,
+    bench_pipeline,
+    bench_template,
+)
 
 BENCHES = {
     "decode": bench_decode.main,
@@ -13,6 +20,7 @@ BENCHES = {
     "events": bench_events.main,
     "endpoint": bench_endpoint.main,
     "answers": bench_answers.main,
+    "template": bench_template.main,
 }
 
 

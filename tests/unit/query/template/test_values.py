@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import math
+import re
+from datetime import date
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from query.template.values import SCALARS, BadValueError
 
@@ -92,3 +96,38 @@ def test_every_type_reads_its_own_example_and_stand_in() -> None:
     for scalar in SCALARS.values():
         scalar.read(scalar.example)
         assert type(scalar.read(str(scalar.stand_in))) is type(scalar.stand_in)
+
+
+_DAY_LIKE = st.text("0123456789-W ", min_size=8, max_size=11)
+_DAYS = st.dates(date(1890, 1, 1), date(2310, 1, 1)).map(str)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(_DAYS, _DAY_LIKE, _DAYS.map(lambda day: day.replace("-0", "-W", 1))))
+def test_a_day_is_read_exactly_where_it_is_one(text: str) -> None:
+    try:
+        is_day = re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) is not None
+        is_day = is_day and 1900 <= date.fromisoformat(text).year < 2300
+    except ValueError:
+        is_day = False
+    try:
+        assert SCALARS["Date"].read(text) == text and is_day
+    except BadValueError:
+        assert not is_day
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    day=st.one_of(_DAYS, _DAY_LIKE),
+    clock=st.one_of(st.times().map(lambda t: t.strftime("%H:%M:%S")), st.text("0123456789:.+Z ")),
+)
+def test_a_time_is_read_alike_in_both_its_spellings(day: str, clock: str) -> None:
+    """The common spelling is read by a shorter way, which must know the same times."""
+
+    def read(separator: str) -> object:
+        try:
+            return SCALARS["DateTime"].read(f"{day}{separator}{clock}")
+        except BadValueError:
+            return None
+
+    assert read(" ") == read("T")
