@@ -13,10 +13,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from shared.clickhouse.contract import ClickHouse, Statement
 from shared.clock import Clock
+from shared.errors import QueryError
+
+log = structlog.get_logger(__name__)
 
 MAX_AGE_S = 0.2
 
@@ -82,6 +86,7 @@ class TableVersions:
         self._clock = clock
         self._known: Versions | None = None
         self._asking: asyncio.Task[Versions] | None = None
+        self._is_refused = False
 
     def known(self) -> Versions | None:
         """What is known and young enough, without asking."""
@@ -113,15 +118,7 @@ class TableVersions:
 
     async def _ask(self) -> Versions:
         taken_s, as_of_ms = self._clock.monotonic(), self._clock.now_ms()
-        result = await self._clickhouse.fetch(
-            Statement(
-                sql=_SQL,
-                parameters={"database": self._clickhouse.database},
-                format="JSONCompactEachRow",
-                readonly=True,
-            )
-        )
-        by_table = dict(msgspec.json.Decoder(tuple[str, str]).decode_lines(result.body))
+        by_table = await self._fetch()
         before = self._known
         generation = 0 if before is None else before.generation
         if before is None or before.by_table != by_table:
@@ -130,3 +127,21 @@ class TableVersions:
             by_table=by_table, generation=generation, taken_s=taken_s, as_of_ms=as_of_ms
         )
         return self._known
+
+    async def _fetch(self) -> dict[str, str]:
+        statement = Statement(
+            sql=_SQL,
+            parameters={"database": self._clickhouse.database},
+            format="JSONCompactEachRow",
+            readonly=True,
+        )
+        try:
+            result = await self._clickhouse.fetch(statement)
+        except QueryError as error:
+            # A user of the server that may not read these tables: nothing is kept, all is served.
+            if not self._is_refused:
+                log.warning("table_versions_refused", error=str(error))
+            self._is_refused = True
+            return {}
+        self._is_refused = False
+        return dict(msgspec.json.Decoder(tuple[str, str]).decode_lines(result.body))

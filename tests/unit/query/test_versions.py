@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from query.versions import MAX_AGE_S, TableVersions
 from shared.clickhouse.contract import Result, Statement
 from shared.clock import ManualClock
-from shared.errors import ClickHouseUnavailableError
+from shared.errors import ClickHouseUnavailableError, QueryError
 
 
 class Tables:
@@ -95,5 +96,18 @@ async def test_a_failure_is_told_and_the_next_asks_again() -> None:
     versions = versions_of(tables, ManualClock())
     with pytest.raises(ClickHouseUnavailableError):
         await versions.current()
+    tables.error = None
+    assert (await versions.current()).of({"a"})
+
+
+async def test_an_engine_that_does_not_tell_makes_nothing_kept_and_is_logged_once() -> None:
+    tables, clock = Tables(a="1"), ManualClock()
+    tables.error = QueryError("Not enough privileges.", clickhouse_code=497)
+    versions = versions_of(tables, clock)
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            assert (await versions.current()).of({"a"}) is None
+            clock.advance(MAX_AGE_S)
+    assert [line["event"] for line in logged] == ["table_versions_refused"]
     tables.error = None
     assert (await versions.current()).of({"a"})
