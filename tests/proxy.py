@@ -14,7 +14,7 @@ from typing import Literal
 Direction = Literal["request", "answer"]
 
 _CHUNK_BYTES = 64 * 1024
-_ACCEPT_POLL_S = 0.2
+_POLL_S = 0.2
 
 
 class Proxy:
@@ -64,7 +64,7 @@ class Proxy:
         if self._listener is not None:
             return
         self._listener = socket.create_server(("127.0.0.1", self.port or self._wanted_port))
-        self._listener.settimeout(_ACCEPT_POLL_S)
+        self._listener.settimeout(_POLL_S)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
 
@@ -143,7 +143,9 @@ class Proxy:
     ) -> None:
         try:
             while data := source.recv(_CHUNK_BYTES):
-                self._flowing[direction].wait()
+                while not self._flowing[direction].wait(_POLL_S):
+                    if link.closed:
+                        return
                 if self._swallowing[direction]:
                     continue
                 passed = self._spend(direction, len(data))
@@ -174,16 +176,18 @@ class _Link:
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._sockets = (client, server)
+        self._reset = False
+        self.closed = False
 
     def close(self, *, reset: bool = False) -> None:
+        """Close both; with ``reset`` the threads that read from them do it."""
+        self.closed = True
+        self._reset = self._reset or reset
         for sock in self._sockets:
             with contextlib.suppress(OSError):
-                if reset:
+                if self._reset:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
-                    sock.shutdown(socket.SHUT_RDWR)
-            if reset:
+                # Closing alone would not wake a thread that reads; SHUT_RD sends nothing.
+                sock.shutdown(socket.SHUT_RD if self._reset else socket.SHUT_RDWR)
+            if not reset:
                 sock.close()
-            else:
-                with contextlib.suppress(OSError):
-                    sock.close()

@@ -32,7 +32,10 @@ def main() -> None:
         engine.version = f"{options.version}.1"
     service = Service(
         engine=engine,
-        users=Users(msgspec.json.decode(options.users, type=dict[str, User])),
+        users=Users(
+            msgspec.json.decode(options.users, type=dict[str, User]),
+            options.folder / "standin-access.json",
+        ),
         faults=Faults(),
         name="ClickHouse",
         version=(major, minor, patch),

@@ -39,6 +39,7 @@ _PREFIXED = re.compile(r"LowCardinality|JSON|Object|Dynamic|Variant|Tuple|Nested
 
 _CONTEXT = SimpleNamespace(
     server_info=SimpleNamespace(used_revision=REVISION, get_timezone=lambda: "UTC"),
+    settings={},
     client_settings={
         "use_numpy": False,
         "strings_as_bytes": True,

@@ -44,6 +44,7 @@ class Access(Struct, frozen=True, kw_only=True):
     """
 
     database: str
+    user: str = "default"
     settings: Mapping[str, str] = msgspec.field(default_factory=dict)
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     readonly: int = 0
@@ -149,7 +150,9 @@ class Engine:
             if access.readonly != 1:
                 session.apply(access.settings)
             return session.query(
-                f"{self.emulated(sql)}\n-- {query.marker}", output_format, access.parameters
+                f"{self.emulated(sql, access.user)}\n-- {query.marker}",
+                output_format,
+                access.parameters,
             )
         except EngineError as error:
             raise server_error(str(error)) from None
@@ -178,7 +181,7 @@ class Engine:
             output_format,
         )
 
-    def emulated(self, sql: str) -> str:
+    def emulated(self, sql: str, user: str) -> str:
         """The statement with what the embedded engine lacks put in its place."""
         lowered = sql.lower()
         if "system" in lowered:
@@ -189,8 +192,13 @@ class Engine:
                 tables["system", "tables"] = self._tables_sql()
             if tables:
                 sql = replace_tables(sql, tables)
-        if "serveruuid" in lowered:
-            sql = replace_calls(sql, {"serverUUID": f"toUUID('{self.server_uuid}')"})
+        calls = {
+            "serverUUID": f"toUUID('{self.server_uuid}')",
+            "currentUser": literal(user),
+            "user": literal(user),
+        }
+        if "serveruuid" in lowered or "user" in lowered:
+            sql = replace_calls(sql, calls)
         return sql
 
     def _tables_sql(self) -> str:
@@ -307,7 +315,7 @@ class Engine:
         mode = (match.group(2) or "ASYNC").upper()
         found: list[Query] = []
         for query_id in self._control_query(
-            f"SELECT query_id FROM system.processes WHERE {match.group(1)}"
+            f"SELECT query_id FROM system.processes WHERE {match.group(1)}", user
         ):
             query = self.running.get(query_id)
             if query is not None:
@@ -331,10 +339,10 @@ class Engine:
                 threading.Thread(target=self.end, args=(query,), daemon=True).start()
         return _kill_answer(found, "finished" if mode == "SYNC" else "waiting")
 
-    def _control_query(self, sql: str) -> list[str]:
+    def _control_query(self, sql: str, user: str) -> list[str]:
         with self._kill_lock:
             try:
-                answer = self._control.query(self.emulated(sql), "JSONCompactEachRow").bytes()
+                answer = self._control.query(self.emulated(sql, user), "JSONCompactEachRow").bytes()
             except EngineError as error:
                 raise server_error(str(error)) from None
         return [msgspec.json.decode(line)[0] for line in answer.splitlines()]

@@ -13,15 +13,14 @@ _MARKER = re.compile(r"\s*-- standin:\d+")
 
 # What a server answers over HTTP; everything else is 500.
 _HTTP_STATUS: dict[int, int] = {
-    **dict.fromkeys(
-        (6, 26, 27, 38, 41, 43, 44, 46, 47, 48, 50, 53, 62, 70, 72, 115, 386, 456, 457), 400
-    ),
-    **dict.fromkeys((60, 81, 82, 115, 192, 218, 417), 404),
-    **dict.fromkeys((164, 242, 497), 403),
-    **dict.fromkeys((193, 194, 516), 403),
-    **dict.fromkeys((36, 131), 500),
+    **dict.fromkeys((6, 25, 26, 27, 32, 38, 41, 53, 62, 72, 117, 167, 168, 321, 376), 400),
+    **dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 152, 336), 404),
+    **dict.fromkeys((192, 193, 516), 403),
+    **dict.fromkeys((76, 209), 503),
+    48: 501,
+    67: 413,
     159: 408,
-    202: 429,
+    194: 401,
 }
 
 

@@ -25,7 +25,6 @@ from tests.standin.native import Service
 from tests.standin.running import Query
 from tests.standin.text import (
     InsertHead,
-    first_word,
     has_answer,
     input_call,
     parse_insert,
@@ -74,12 +73,14 @@ _CONTENT_TYPES = {
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     408: "Request Timeout",
-    429: "Too Many Requests",
+    413: "Request Entity Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
+    503: "Service Unavailable",
 }
 _READ_BYTES = 256 * 1024
 # What a server keeps back before it sends the first byte, so that the status can still change.
@@ -233,7 +234,7 @@ class _Exchange:
             name, password = self._request.credentials()
             user = self._service.users.authenticate(name, password)
             query = self._query_of(name)
-            access = self._access(user)
+            access = self._access(name, user)
             self._engine.running.enter(query)
             try:
                 self._run(query, access, user)
@@ -267,7 +268,7 @@ class _Exchange:
             raise ServerError(48, "NOT_IMPLEMENTED", "The stand-in has no HTTP sessions.")
         return query
 
-    def _access(self, user: User) -> Access:
+    def _access(self, name_of_user: str, user: User) -> Access:
         request = self._request
         settings: dict[str, str] = {}
         parameters: dict[str, str] = {}
@@ -284,9 +285,6 @@ class _Exchange:
                     164, "READONLY", "Cannot modify 'readonly' setting in readonly mode"
                 )
             readonly = int(wanted)
-        if user.readonly == 1 and settings:
-            name = next(iter(settings))
-            raise ServerError(164, "READONLY", f"Cannot modify '{name}' setting in readonly mode")
         for name in settings:
             if name not in self._engine.setting_names:
                 raise ServerError(
@@ -302,7 +300,8 @@ class _Exchange:
             database=request.query.get("database")
             or request.headers.get("x-clickhouse-database")
             or "default",
-            settings=settings,
+            user=name_of_user,
+            settings=self._service.users.settings_of(user, settings),
             parameters=parameters,
             readonly=readonly,
         )
@@ -319,17 +318,16 @@ class _Exchange:
         )
         faults = self._service.faults
         faults.pass_through("query", subject)
+        self._service.users.check(query.user, user, query.sql, access.database)
         faults.pass_through("before", subject)
         with self._engine.session(access) as session:
             if head is None and has_answer(query.sql):
-                sql = query.sql
-                if first_word(sql) == "KILL":
-                    sql = self._engine.kill(sql, query.user, everybody=user.grants is None)
+                sql = self._service.answering(query, user)
                 self._stream(query, access, session, sql, subject)
                 return
             if head is not None and head.format is not None:
                 if access.readonly:
-                    raise ServerError(164, "READONLY", "Cannot execute query in readonly mode.")
+                    raise ServerError(164, "READONLY", "Cannot execute query in readonly mode")
                 result = self._engine.insert_data(
                     session, query, access, head, self._data(head, query)
                 )
@@ -337,6 +335,8 @@ class _Exchange:
                 result = self._engine.insert_input(
                     session, query, access, call, [self._request.body]
                 )
+            elif self._service.users.run(query.sql, user):
+                result = self._engine.run(session, query, access, "SELECT 1", "Null")
             else:
                 result = self._engine.run(session, query, access, query.sql, "Null")
         faults.pass_through("after", subject)

@@ -59,6 +59,15 @@ class Service(Struct, frozen=True, kw_only=True):
     name: str
     version: tuple[int, int, int]
 
+    def answering(self, query: Query, user: User) -> str:
+        """The text to run for a statement with an answer; a KILL is carried out here."""
+        if first_word(query.sql) == "KILL":
+            everybody = user.grants is None or any(
+                grant.privilege in ("ALL", "KILL QUERY") for grant in user.grants
+            )
+            return self.engine.kill(query.sql, query.user, everybody=everybody)
+        return self.users.grants_sql(query.sql, query.user) or query.sql
+
 
 class Request(Struct, frozen=True, kw_only=True):
     """A query packet."""
@@ -145,7 +154,10 @@ class NativeConnection:
     def _access(self, settings: dict[str, str]) -> Access:
         # What a profile of level 1 refuses is refused before; level 2 is what keeps a session.
         return Access(
-            database=self._database, settings=settings, readonly=2 if self._user.readonly else 0
+            database=self._database,
+            user=self._user_name,
+            settings=settings,
+            readonly=2 if self._user.readonly else 0,
         )
 
     def _answer_packet(self) -> bool:
@@ -230,13 +242,11 @@ class NativeConnection:
 
     def _run(self, request: Request, query: Query) -> None:
         assert self._session is not None
-        if self._user.readonly == 1 and request.settings:
-            name = next(iter(request.settings))
-            raise ServerError(164, "READONLY", f"Cannot modify '{name}' setting in readonly mode")
-        access = self._access(request.settings)
+        access = self._access(self._service.users.settings_of(self._user, request.settings))
         head = parse_insert(request.sql)
         subject = self._subject(query, head)
         self._service.faults.pass_through("query", subject)
+        self._service.users.check(query.user, self._user, query.sql, self._database)
         if head is not None and head.format is not None:
             self._insert(query, access, head, subject)
         elif head is not None and (call := input_call(request.sql)) is not None:
@@ -245,7 +255,8 @@ class NativeConnection:
             self._select(query, access, subject)
         else:
             self._service.faults.pass_through("before", subject)
-            self._engine.run(self._session, query, access, request.sql, "Null")
+            if not self._service.users.run(request.sql, self._user):
+                self._engine.run(self._session, query, access, request.sql, "Null")
             if first_word(request.sql) == "USE":
                 self._database = self._current_database()
             self._service.faults.pass_through("after", subject)
@@ -270,7 +281,7 @@ class NativeConnection:
         assert self._session is not None
         if self._user.readonly:
             raise ServerError(
-                164, "READONLY", f"Cannot execute query in readonly mode. ({self._user_name})"
+                164, "READONLY", f"{self._user_name}: Cannot execute query in readonly mode"
             )
         data = query.sql[head.data_start :].strip(" \t\r\n;")
         if data:
@@ -339,10 +350,7 @@ class NativeConnection:
     def _select(self, query: Query, access: Access, subject: Subject) -> None:
         assert self._session is not None
         self._service.faults.pass_through("before", subject)
-        sql = query.sql
-        if first_word(sql) == "KILL":
-            sql = self._engine.kill(sql, query.user, everybody=self._user.grants is None)
-        body = split_format(sql)
+        body = split_format(self._service.answering(query, self._user))
         sql = f"{body.body} {body.tail}"
         with ended_with(self._sock, self._engine, query):
             rows = self._send_answer(query, access, sql, subject)
@@ -377,7 +385,7 @@ class NativeConnection:
     def _describe(self, sql: str) -> tuple[tuple[str, str], ...]:
         """Names and types of an answer without rows, which the engine does not tell with it."""
         assert self._session is not None
-        emulated = self._engine.emulated(sql)
+        emulated = self._engine.emulated(sql, self._user_name)
         try:
             if is_streamed(sql):
                 described = self._session.query(f"DESCRIBE TABLE ({emulated}\n)", "TSVRaw")

@@ -68,6 +68,7 @@ class Standin:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self._end(signal.SIGKILL)
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.standin", "--until-end-of-input"),
@@ -103,7 +104,9 @@ class Standin:
     def wait(self, timeout_s: float = 30.0) -> int:
         """Wait until it has ended, as with the fault ``die``; returns its exit status."""
         assert self._process is not None
-        return self._process.wait(timeout_s)
+        status = self._process.wait(timeout_s)
+        self._end(signal.SIGKILL)
+        return status
 
     def pause(self) -> None:
         """Stop the process with SIGSTOP: it holds its ports and answers nothing."""
