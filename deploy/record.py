@@ -157,13 +157,13 @@ class DeploymentRecord:
     async def history(
         self, *, limit: int = 20, status: Status | None = None, with_files: bool = False
     ) -> list[Deployment]:
-        """The newest rows, the newest first."""
+        """The newest deployments as they stand, the newest first."""
         rows = await self._ask(
             "SELECT id, status, toUnixTimestamp64Milli(at) AS at_ms, hash,"
             " if({with_files:Bool}, files, '[]') AS files, steps, disturbs, message"
             " FROM pipehouse.deployments WHERE database = {database:String}"
             " AND ({status:String} = '' OR status = {status:String})"
-            " ORDER BY id DESC, at DESC LIMIT {limit:UInt32}",
+            " ORDER BY id DESC, at DESC LIMIT 1 BY id LIMIT {limit:UInt32}",
             with_files=with_files,
             status=status or "",
             limit=limit,

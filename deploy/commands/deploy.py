@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from deploy.ddl import ViewDefinition
 from deploy.engine import open_server_engine
 from deploy.plan import Plan
 from deploy.record import DeploymentRecord
-from deploy.rollout import Rollout, plan_rollout
+from deploy.rollout import Rollout, plan_rollout, refuse
 from deploy.throwaway import throwaway
 from shared.auth.opening import open_tokens
 from shared.auth.tokens import load_or_create_admin_token
@@ -86,10 +87,13 @@ async def _deploy(
             _print(plan)
         if check:
             return EXIT_BAD if plan.refusals else 0
-        rollout = Rollout(engine, DeploymentRecord(engine, clock), clock, say)
-        await _roll_out(rollout, project, plan, take_over)
+        refuse(plan)
+        record = DeploymentRecord(engine, clock)
+        await record.prepare()
+        # Before anything is changed: with the wrong secret no token could be made afterwards.
         token = load_or_create_admin_token(settings.data, settings.admin_token)
         tokens = await open_tokens(engine, settings, admin_token=token, clock=clock)
+        await _roll_out(Rollout(engine, record, clock, say), project, plan, take_over)
         await tokens.apply_workspace(project.workspace)
         return 0
     finally:
@@ -189,7 +193,8 @@ async def _history(settings: Settings, as_json: bool) -> None:
         if as_json:
             say(msgspec.json.encode(deployment).decode())
         else:
-            steps = f"{len(deployment.steps)} steps"
-            say(f"{deployment.id}  {deployment.status:<8}  {steps}  {deployment.message}".rstrip())
+            at = f"{datetime.fromtimestamp(deployment.at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+            line = f"{deployment.id}  {at}  {deployment.status:<8}  {len(deployment.steps)} steps"
+            say(f"{line}  {deployment.message}".rstrip())
     if not found and not as_json:
         say("Nothing was ever deployed to this database.")
