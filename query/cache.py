@@ -126,10 +126,9 @@ class AnswerCache:
             expires=planned.is_volatile,
         )
 
-    def find(self, key: CacheKey) -> Found | None:
-        """A kept answer, where it can be told at once that it holds."""
-        versions = self._versions.known()
-        return self._holding(key, versions) if versions is not None else None
+    async def find(self, key: CacheKey) -> Found | None:
+        """A kept answer that holds; errors as in ``answer``."""
+        return self._holding(key, self._versions.known() or await self._versions.current())
 
     async def answer(self, key: CacheKey, run: Callable[[], Awaitable[Result]]) -> Found | None:
         """A kept answer that holds, else a new one; the same question is asked once at a time.

@@ -54,10 +54,13 @@ class CachedAnswers:
         self._clickhouse = clickhouse
         self._known: OrderedDict[_RequestText, Known] = OrderedDict()
 
-    def recall(
+    async def recall(
         self, scope: HTTPScope, grant: Grant, planner: Planner
     ) -> tuple[Known, Found] | None:
-        """The kept answer to a request seen before, where it can be told at once that it holds."""
+        """The kept answer to a request seen before, where it still holds.
+
+        Errors as in ``AnswerCache.answer``.
+        """
         text = (scope["path"], scope["query_string"], grant.name)
         known = self._known.get(text)
         if known is None or scope["method"] not in _METHODS:
@@ -68,13 +71,12 @@ class CachedAnswers:
             or known.scopes != grant.scopes
             or known.limits != grant.limits
         ):
-            del self._known[text]
+            self._known.pop(text, None)
             return None
-        found = self._cache.find(known.key)
-        if found is None:
-            return None
-        self._known.move_to_end(text)
-        return known, found
+        found = await self._cache.find(known.key)
+        if found is not None and text in self._known:
+            self._known.move_to_end(text)
+        return (known, found) if found is not None else None
 
     async def respond(
         self,

@@ -108,7 +108,7 @@ class _PipesApi:
             body = await read_arguments(scope, receive)
             grant = authenticate(with_token(scope, body), self._services.tokens)
             planner = self._services.serving.planner
-            kept = self._cached.recall(scope, grant, planner) if self._cached else None
+            kept = await self._cached.recall(scope, grant, planner) if self._cached else None
             if self._cached is not None and kept is not None:
                 name = kept[0].name
                 status = await self._cached.send(*kept, scope, send)
