@@ -22,7 +22,7 @@ for command in (run.dev, project.check, project.test, project.generate, deploy.d
     main.add_command(command)
 for reading in (readers.sql, readers.endpoint, readers.explain, tokens.token):
     main.add_command(reading)
-for operating in (operate.audit, operate.trace, operate.doctor, operate.quarantine):
+for operating in operate.COMMANDS:
     main.add_command(operating)
 
 

@@ -37,10 +37,11 @@ def _run(command: Command, as_json: bool, **arguments: object) -> None:
 
 @click.command()
 @click.argument("datasource", default="")
+@click.option("--repair", is_flag=True, help="Store what the table lost, past its views.")
 @AS_JSON
-def audit(datasource: str, as_json: bool) -> None:
+def audit(datasource: str, repair: bool, as_json: bool) -> None:
     """Prove that every record was stored once, or name the offsets that were not."""
-    _run(registry.AUDIT, as_json, datasource=datasource)
+    _run(registry.AUDIT, as_json, datasource=datasource, repair=repair)
 
 
 @click.command()
@@ -57,6 +58,32 @@ def trace(record: str, as_json: bool) -> None:
 def doctor(datasource: str, as_json: bool) -> None:
     """Say which guarantee really holds for each data source, and what is not healthy."""
     _run(registry.DOCTOR, as_json, datasource=datasource)
+
+
+@click.command()
+@click.argument("datasource", default="")
+@AS_JSON
+def partitions(datasource: str, as_json: bool) -> None:
+    """List partitions: where they stand, what is in flight, which are held and why."""
+    _run(registry.PARTITIONS, as_json, datasource=datasource)
+
+
+@click.command()
+@click.argument("datasource")
+@click.argument("partition", type=click.IntRange(min=0))
+@click.option(
+    "--insert-missing",
+    "way",
+    flag_value="insert-missing",
+    help="Store what the table lacks, past its views, which were served.",
+)
+@click.option("--skip", "way", flag_value="skip", help="Record what is not stored as a gap.")
+@AS_JSON
+def resolve(datasource: str, partition: int, way: str | None, as_json: bool) -> None:
+    """Let a held partition go on behind the range that it waits at."""
+    if way is None:
+        raise click.UsageError("Say --insert-missing or --skip.")
+    _run(registry.RESOLVE, as_json, datasource=datasource, partition=partition, way=way)
 
 
 @click.group()
@@ -112,3 +139,6 @@ def replay_quarantine(as_json: bool, **given: Any) -> None:
 def purge_quarantine(as_json: bool, **given: Any) -> None:
     """Remove them for good."""
     _run(registry.QUARANTINE_PURGE, as_json, **given)
+
+
+COMMANDS = (audit, trace, doctor, partitions, resolve, quarantine)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from deploy.operate.evidence import Gathered, PartitionEvidence, gather
+from deploy.operate.repair import Repaired, repair_missing
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Verdict, judge
 from ingest.worker import takes_events
@@ -14,9 +15,10 @@ from shared.model.resources import Datasource
 
 
 class AuditArguments(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one data source, or of all that read events."""
+    """Of one data source, or of all that read events; ``repair``: store what is missing."""
 
     datasource: str = ""
+    repair: bool = False
 
 
 class PartitionAudit(Struct, frozen=True, kw_only=True):
@@ -45,6 +47,7 @@ class DatasourceAudit(Struct, frozen=True, kw_only=True):
     is_proven: bool
     notes: tuple[str, ...]
     partitions: tuple[PartitionAudit, ...] = ()
+    repairs: tuple[Repaired, ...] = ()
 
 
 class AuditResult(Struct, frozen=True, kw_only=True):
@@ -60,6 +63,7 @@ async def audit(services: OperatorServices, arguments: AuditArguments) -> AuditR
     Raises:
         NotFoundError: No such data source.
         BadRequestError: It reads no events.
+        ConflictError: Another repair runs, or a repair would bring deleted rows back.
     """
     datasources = await services.fed_datasources(arguments.datasource)
     for datasource in datasources:
@@ -68,15 +72,19 @@ async def audit(services: OperatorServices, arguments: AuditArguments) -> AuditR
                 f"Data source '{datasource.name}' reads no events: a pipe fills it.",
                 hint="Audit the data source that the pipe reads.",
             )
-    found = [await audit_one(services, d) for d in datasources]
+    found = []
+    for datasource in datasources:
+        repairs = await repair_missing(services, datasource) if arguments.repair else ()
+        audited = await audit_one(services, datasource)
+        found.append(structs.replace(audited, repairs=repairs))
     return AuditResult(is_ok=all(d.is_ok for d in found), datasources=tuple(found))
 
 
 async def audit_one(services: OperatorServices, datasource: Datasource) -> DatasourceAudit:
     """Look at one data source."""
     feed = services.feed(datasource)
-    gathered = await gather(services, datasource)
     limits = _limits(datasource)
+    gathered = await gather(services, datasource, asks_log=not limits)
     audits = [_judged(p, feed, rows_vanish=bool(limits)) for p in gathered.partitions]
     is_ok = not any(a.verdict.findings or a.held_because for a in audits)
     return DatasourceAudit(

@@ -8,7 +8,7 @@ from msgspec import Struct, structs
 
 from deploy.operate.ask import ask
 from deploy.operate.held import Extent, Held, HeldOffsets, Origin
-from deploy.operate.ranges import Range, Ranges, of_offsets, subtract, union
+from deploy.operate.ranges import Range, Ranges, clip, of_offsets, subtract, union
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Evidence, Standing, standing, unaccounted
 from ingest.chunk import Chunk
@@ -39,18 +39,29 @@ class PartitionEvidence(Struct, frozen=True, kw_only=True):
         return notes[-1] if notes and after.next is not None else ""
 
 
+class Deletions(Struct, frozen=True, kw_only=True):
+    """What is known of rows that were deleted on purpose; ``at_ms`` is 0 where none were."""
+
+    at_ms: int = 0
+    text: str = ""
+
+
 class Gathered(Struct, frozen=True, kw_only=True):
     """What is known of a data source; ``strangers`` are rows that came from no log."""
 
     partitions: tuple[PartitionEvidence, ...]
     strangers: int
+    deletions: Deletions
 
 
-async def gather(services: OperatorServices, datasource: Datasource) -> Gathered:
+async def gather(
+    services: OperatorServices, datasource: Datasource, *, asks_log: bool = True
+) -> Gathered:
     """Ask everything, in the order that makes the answers fit while delivery goes on.
 
     What lies below the positions from before must be in the tables; a replay moves rows from
-    quarantine to the table, so quarantine is asked first.
+    quarantine to the table, so quarantine is asked first. With ``asks_log`` the log is asked about
+    offsets that nothing else accounts for.
     """
     feed = services.feed(datasource)
     facts = {f.partition.number: f for f in await _partitions(feed)}
@@ -79,13 +90,13 @@ async def gather(services: OperatorServices, datasource: Datasource) -> Gathered
             after=after.get(number, Standing()) if current else Standing(),
             log=Range(current.start, current.end) if current else None,
             begins_with_log=traits is not None and traits.kind == "embedded log",
-            deletions=deletions,
+            deletions=deletions.text,
         )
-        if current is not None and carries_identity(datasource):
+        if asks_log and current is not None and carries_identity(datasource):
             evidence = await _look_up(feed, current, evidence)
         found.append(PartitionEvidence(origin=origin, facts=current, evidence=evidence))
     strangers = sum(h.rows for o, h in held.items() if not o.stream)
-    return Gathered(partitions=tuple(found), strangers=strangers)
+    return Gathered(partitions=tuple(found), strangers=strangers, deletions=deletions)
 
 
 async def _partitions(feed: Feed) -> Sequence[PartitionFacts]:
@@ -130,40 +141,51 @@ async def _of(table: HeldOffsets, extent: Extent) -> Held:
 
 class _Mutation(Struct):
     at: str
+    at_ms: int
     count: int
 
 
-async def deletions_of(services: OperatorServices, datasource: Datasource) -> str:
-    """What is known of rows that were deleted on purpose."""
+async def deletions_of(services: OperatorServices, datasource: Datasource) -> Deletions:
+    """When rows of a table were deleted last; the engine remembers its last statements only."""
     rows = await ask(
         services.clickhouse,
         _Mutation,
-        "SELECT toString(max(create_time)) AS at, count() AS count FROM system.mutations"
+        "SELECT toString(max(create_time)) AS at,"
+        " toUnixTimestamp(max(create_time)) * 1000 AS at_ms, count() AS count FROM system.mutations"
         " WHERE database = {database:String} AND table = {table:String}"
         " AND (command LIKE '%DELETE%' OR command LIKE '%_row_exists = 0%')",
         {"database": services.clickhouse.database, "table": datasource.name},
     )
     if not rows or not rows[0].count:
-        return ""
-    return f"Rows of the table were deleted by statements, last at {rows[0].at} UTC."
+        return Deletions()
+    text = f"Rows of the table were deleted by statements, last at {rows[0].at} UTC."
+    return Deletions(at_ms=rows[0].at_ms, text=text)
 
 
 async def _look_up(feed: Feed, facts: PartitionFacts, evidence: Evidence) -> Evidence:
-    """Ask the log about offsets that nothing else accounts for."""
+    blank, readable = await look_up(feed, facts, unaccounted(evidence))
+    return structs.replace(evidence, blank=blank, readable=readable)
+
+
+async def look_up(feed: Feed, facts: PartitionFacts, offsets: Ranges) -> tuple[Ranges, Ranges]:
+    """Where the log has nothing that could be a row, and where it has something.
+
+    Offsets that it does not have any more are in neither, nor those beyond ``MOST_LOOKED_UP``.
+    """
     assert feed.log is not None
     blank: list[Range] = []
     readable: list[Range] = []
     left = MOST_LOOKED_UP
-    for item in unaccounted(evidence):
-        first, next_ = max(item.first, facts.start), min(item.next, facts.end, item.first + left)
-        if first >= next_:
-            continue
-        left -= next_ - first
-        chunks = await feed.log.read(facts.partition, first, next_)
-        there = of_offsets(_with_value(chunks))
+    for item in clip(offsets, facts.start, facts.end):
+        piece = Range(item.first, min(item.next, item.first + left))
+        left -= piece.next - piece.first
+        chunks = await feed.log.read(facts.partition, piece.first, piece.next)
+        there = clip(of_offsets(_with_value(chunks)), piece.first, piece.next)
         readable += there
-        blank += subtract([Range(first, next_)], there)
-    return structs.replace(evidence, blank=union(blank), readable=union(readable))
+        blank += subtract([piece], there)
+        if left <= 0:
+            break
+    return union(blank), union(readable)
 
 
 def _with_value(chunks: Sequence[Chunk]) -> list[int]:

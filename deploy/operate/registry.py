@@ -12,6 +12,14 @@ from msgspec import Struct
 
 from deploy.operate.audit import AuditArguments, AuditResult, audit
 from deploy.operate.doctor import DoctorArguments, DoctorResult, doctor
+from deploy.operate.partitions import (
+    PartitionsArguments,
+    PartitionsResult,
+    ResolveArguments,
+    ResolveResult,
+    list_partitions,
+    resolve,
+)
 from deploy.operate.quarantine import (
     ListArguments,
     ListResult,
@@ -42,6 +50,10 @@ class Command(Struct, frozen=True, kw_only=True):
 AUDIT = Command(name="audit", arguments=AuditArguments, result=AuditResult, run=audit)
 TRACE = Command(name="trace", arguments=TraceArguments, result=TraceResult, run=trace)
 DOCTOR = Command(name="doctor", arguments=DoctorArguments, result=DoctorResult, run=doctor)
+PARTITIONS = Command(
+    name="partitions", arguments=PartitionsArguments, result=PartitionsResult, run=list_partitions
+)
+RESOLVE = Command(name="resolve", arguments=ResolveArguments, result=ResolveResult, run=resolve)
 QUARANTINE_LIST = Command(
     name="quarantine-list", arguments=ListArguments, result=ListResult, run=list_quarantine
 )
@@ -61,6 +73,8 @@ COMMANDS: Mapping[str, Command] = {
         AUDIT,
         TRACE,
         DOCTOR,
+        PARTITIONS,
+        RESOLVE,
         QUARANTINE_LIST,
         QUARANTINE_SHOW,
         QUARANTINE_REPLAY,

@@ -9,8 +9,10 @@ from msgspec import Struct
 
 from deploy.operate.audit import AuditResult, DatasourceAudit, PartitionAudit
 from deploy.operate.doctor import DoctorResult
+from deploy.operate.partitions import PartitionsResult, ResolveResult
 from deploy.operate.quarantine import ListResult, PurgeResult, ShowResult
-from deploy.operate.ranges import size
+from deploy.operate.ranges import shown, size
+from deploy.operate.repair import Repaired
 from deploy.operate.trace import TraceResult
 from deploy.operate.verdict import described
 from deploy.tables import cell_text
@@ -42,8 +44,19 @@ def _datasource(found: DatasourceAudit) -> Iterator[str]:
     yield f"{found.datasource} (topic {found.topic}): {verdict}"
     for note in found.notes:
         yield f"  note: {note}"
+    for repaired in found.repairs:
+        yield f"  {_repaired(repaired)}"
     for partition in found.partitions:
         yield from _partition(partition)
+
+
+def _repaired(found: Repaired) -> str:
+    parts = [f"{_count(found.stored, 'row')} stored past the views"]
+    if found.quarantined:
+        parts.append(f"{found.quarantined:,} to quarantine")
+    if found.left_out:
+        parts.append(f"{found.left_out:,} left out, expired")
+    return f"repaired partition {found.partition} ({shown(found.offsets)}): {', '.join(parts)}"
 
 
 def _partition(found: PartitionAudit) -> Iterator[str]:
@@ -91,6 +104,36 @@ def _doctor(result: DoctorResult) -> Iterator[str]:
             yield f"         {check.fix}"
 
 
+def _partitions(result: PartitionsResult) -> Iterator[str]:
+    for found in result.partitions:
+        position = "nothing committed" if found.position is None else f"at {found.position}"
+        parts = [position, f"{found.waiting:,} waiting"]
+        if found.in_flight is not None:
+            parts.append(f"range {found.in_flight} in flight")
+        yield f"{found.datasource} {found.topic}:{found.partition}: {', '.join(parts)}"
+        if found.held_because:
+            yield f"  held: {found.held_because}"
+            yield (
+                f"  pipehouse resolve {found.datasource} {found.partition} --insert-missing"
+                " stores what the table lacks; --skip records it as a gap"
+            )
+    if not result.partitions:
+        yield "Nothing is read yet."
+
+
+def _resolve(result: ResolveResult) -> Iterator[str]:
+    yield (
+        f"{result.datasource} partition {result.partition} goes on at {result.offsets.next};"
+        f" {_count(result.stored_before, 'row')} of the range were stored before"
+    )
+    if result.repaired is not None:
+        yield _repaired(result.repaired)
+    if result.gap:
+        count = _count(size(result.gap), "offset")
+        yield f"given up, recorded as a gap: {count} ({shown(result.gap)})"
+    yield "Whether its views got the whole range is not known."
+
+
 def _list(result: ListResult) -> Iterator[str]:
     for found in result.datasources:
         if not found.rows:
@@ -133,6 +176,8 @@ _RENDERERS: Mapping[type[Struct], Callable[[Any], Iterator[str]]] = {
     AuditResult: _audit,
     TraceResult: _trace,
     DoctorResult: _doctor,
+    PartitionsResult: _partitions,
+    ResolveResult: _resolve,
     ListResult: _list,
     ShowResult: _show,
     ReplayReport: _replay,

@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 from deploy.operate.audit import AuditArguments, DatasourceAudit, audit
+from deploy.operate.feeds import feed_checks
+from deploy.operate.partitions import (
+    PartitionsArguments,
+    ResolveArguments,
+    list_partitions,
+    resolve,
+)
 from deploy.operate.quarantine import (
     ListArguments,
     PurgeArguments,
@@ -32,7 +39,7 @@ from ingest.worker import Worker, schema_revision
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
-from shared.errors import BadRequestError, NotFoundError
+from shared.errors import BadRequestError, ConflictError, NotFoundError
 from shared.model.identity import DEDUPLICATION_WINDOW
 from shared.observe.metrics import Metrics
 from tests.contract.delivery_rig import CLOCK, Rig, kill, open_rig
@@ -368,3 +375,117 @@ async def test_a_cut_off_replay_whose_token_is_forgotten_looks_at_the_table(rig:
     report = await Replay(rig.datasource, revision, needs).run(Selection())
     assert "not verified" in report.notes[0]
     await assert_each_once(rig, 10, 2, 2)
+
+
+# Repair ---------------------------------------------------------------------------------------
+
+
+async def lose_a_part(rig: Rig) -> None:
+    """What a crash of a server can do: rows are gone, their token is not, no statement says so."""
+    await execute(rig, "ALTER TABLE EV DETACH PARTITION 202401")
+    assert await rig.one("SELECT count() FROM EV") == ["50"]
+
+
+async def test_lost_rows_are_stored_again_past_the_views(rig: Rig) -> None:
+    await deliver(rig, (100, 2))
+    await lose_a_part(rig)
+    assert not (await audited(rig)).is_ok
+    result = await audit(services(rig), AuditArguments(rig.name, repair=True))
+    (repaired,) = result.datasources[0].repairs
+    assert (repaired.stored, repaired.quarantined, result.is_ok) == (50, 0, True)
+    await assert_each_once(rig, 100, 0, 2)
+    again = await audit(services(rig), AuditArguments(rig.name, repair=True))
+    assert again.datasources[0].repairs == ()
+    assert await rig.one("SELECT name FROM system.tables WHERE name LIKE '%__repair'") == []
+
+
+async def test_rows_that_were_deleted_on_purpose_are_not_brought_back(rig: Rig) -> None:
+    await deliver(rig, (100, 0))
+    await execute(rig, "DELETE FROM EV WHERE __offset = 5")
+    with pytest.raises(ConflictError, match=r"lacks 1 offsets \(5\).*deleted by statements"):
+        await audit(services(rig), AuditArguments(rig.name, repair=True))
+    assert await rig.one("SELECT count() FROM EV") == ["99"]
+
+
+# Held partitions ------------------------------------------------------------------------------
+
+
+async def hold(rig: Rig) -> Worker:
+    """A partition whose range lies in the table in part, its token forgotten."""
+    stopped = asyncio.Event()
+
+    def stop(partition: Partition, at: str, when: str) -> None:
+        if (at, when) == ("insert", "before"):
+            stopped.set()
+            raise asyncio.CancelledError
+
+    worker = rig.worker(stop)
+    partition, _ = await rig.send(10)
+    async with asyncio.timeout(10):
+        await stopped.wait()
+    await kill(worker)
+    stream = rig.log.stream(partition.topic)
+    await execute(
+        rig,
+        "INSERT INTO EV (id, ts, __stream, __partition, __offset)"
+        f" SELECT number, toDateTime('2024-01-01 00:00:00'), {stream}, 0, number FROM numbers(4)"
+        " SETTINGS insert_allow_materialized_columns = 1",
+    )
+    for _ in range(4):
+        await execute(rig, "INSERT INTO EV (id, ts) SELECT 900, '2024-01-01' FROM numbers(1)")
+    worker = rig.worker()
+    async with asyncio.timeout(10):
+        while not worker.held:  # noqa: ASYNC110 - it comes to it in tasks of its own
+            await asyncio.sleep(0.01)
+    assert rig.recorder is not None
+    await rig.recorder.flush()
+    return worker
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables whose memory of tokens nobody relies on."""
+    monkeypatch.setattr("ingest.worker.DEDUPLICATION_WINDOW", 2)
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_held_partition_goes_on_once_its_missing_rows_are_inserted(rig: Rig) -> None:
+    worker = await hold(rig)
+    operator = services(rig, worker)
+    listed = await list_partitions(operator, PartitionsArguments(rig.name))
+    assert not listed.is_ok
+    assert "only a part" in listed.partitions[0].held_because
+    direct = await list_partitions(services(rig), PartitionsArguments(rig.name))
+    assert direct.partitions[0].held_because == listed.partitions[0].held_because
+    assert "held" in next(c.text for c in await feed_checks(operator, rig.datasource))
+    arguments = ResolveArguments(datasource=rig.name, partition=0, way="insert-missing")
+    resolved = await resolve(operator, arguments)
+    assert resolved.repaired is not None
+    assert (resolved.stored_before, resolved.repaired.stored, resolved.gap) == (4, 6, ())
+    await rig.stored(*await rig.send(5))
+    assert worker.held == {}
+    await worker.close(Deadline(CLOCK, 10))
+    assert (await audited(rig)).is_proven
+    assert await rig.one("SELECT count(), uniqExact(__offset) FROM EV WHERE id != 900") == [
+        "15",
+        "15",
+    ]
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_held_partition_that_is_skipped_leaves_a_recorded_gap(rig: Rig) -> None:
+    worker = await hold(rig)
+    arguments = ResolveArguments(datasource=rig.name, partition=0, way="skip")
+    resolved = await resolve(services(rig, worker), arguments)
+    assert resolved.gap == (Range(4, 10),)
+    await rig.stored(*await rig.send(5))
+    await worker.close(Deadline(CLOCK, 10))
+    assert found(await audited(rig)) == [("lost", (Range(4, 10),))]
+    assert (await traced(rig, 7)).place == "lost"
+
+
+async def test_a_partition_that_is_not_held_cannot_be_resolved(rig: Rig) -> None:
+    await deliver(rig, (3, 0))
+    arguments = ResolveArguments(datasource=rig.name, partition=0, way="skip")
+    with pytest.raises(BadRequestError, match="is not held"):
+        await resolve(services(rig), arguments)
