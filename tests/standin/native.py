@@ -354,8 +354,8 @@ class NativeConnection:
         sql = f"{body.body} {body.tail}"
         with ended_with(self._sock, self._engine, query):
             rows = self._send_answer(query, access, sql, subject)
-        self._send(data_packet(_S_DATA, b"\x00\x00", self._compression))
         self._send(varint(_S_PROFILE), *map(varint, (rows, 1, 0)), b"\x00", varint(0), b"\x00")
+        self._send(data_packet(_S_DATA, b"\x00\x00", self._compression))
 
     def _send_answer(self, query: Query, access: Access, sql: str, subject: Subject) -> int:
         """Send the blocks of an answer; returns how many rows they hold."""
