@@ -42,12 +42,10 @@ def emit(state: RenderState, value: object) -> None:
     kind = BINDING_TYPES.get(type(value))
     if kind is not None:
         # Short plain text and whole numbers of a stated width are written without more ado.
-        if type(value) is str:
-            is_simple = len(value) <= _LONG and value.isascii()
-        else:
-            is_simple = kind in _STATED_WIDTHS
-        if is_simple:
+        if type(value) is str and len(value) <= _LONG and value.isascii():
             _write(state, value, kind)
+        elif kind in _STATED_WIDTHS:
+            _write(state, int(value), kind)  # type: ignore[call-overload]
         else:
             _bind(state, value, kind)
     elif type(value) is SqlArray and len(value) <= _LONG:

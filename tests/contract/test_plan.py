@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from query.over import over_result
 from query.plan import Planner
 from query.with_clause import attach
-from shared.clickhouse.contract import Statement
+from shared.clickhouse.contract import Limits, Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.errors import AppError, NotFoundError, ParameterError, QueryError
 from shared.model.resources import Column, Datasource, Node, Pipe
@@ -46,7 +47,7 @@ class Bench:
         columns = (Column(name="n", type="UInt32"), Column(name="s", type="String"))
         datasource = Datasource(name=self.table, columns=columns)
         workspace = Workspace(datasources={self.table: datasource}, pipes=self.pipes)
-        return Planner(workspace, self.engine.parse)
+        return Planner(workspace, self.engine.parse, database=self.engine.database)
 
     async def ask(self, pipe: str, **arguments: object) -> str:
         planned = await self.planner().plan(self.pipes[pipe], self.pipes[pipe].answer, arguments)
@@ -199,6 +200,78 @@ async def test_two_values_give_the_same_text_and_come_back_unchanged(
     if "\ud800" <= max(one) <= "\udfff":
         return
     assert bytes.fromhex(await bench.ask("p", v=one)) == one.encode()
+
+
+async def test_what_templates_ask_for_goes_with_the_statement(bench: Bench) -> None:
+    bench.pipe(
+        "p",
+        low="SELECT n FROM EV WHERE n < {{Int32(top, 5)}}{{cache_ttl('5m')}}{{max_threads(3)}}",
+        answer="SELECT count() FROM low WHERE n > {{Int32(b, 0)}}"
+        "{{cache_ttl('1m')}}{{activate('optimize_aggregation_in_order')}}{{disable('analyzer')}}",
+    )
+    pipe = bench.pipes["p"]
+    planned = await bench.planner().plan(pipe, pipe.answer, {})
+    assert planned.cache_ttl_s == 60
+    assert planned.settings == {"max_threads": 3, "optimize_aggregation_in_order": 1}
+    statement = planned.statement(
+        "TSV", limits=Limits(max_time_s=1), settings={"max_threads": 9, "final": 1}
+    )
+    assert statement.settings == {
+        "max_threads": 3,
+        "optimize_aggregation_in_order": 1,
+        "final": 1,
+    }
+    assert statement.readonly and statement.limits.max_time_s == 1
+
+
+@pytest.mark.parametrize("feature", ["analyzer", "parallel_replicas"])
+async def test_whatever_a_template_may_activate_the_engine_takes(
+    bench: Bench, feature: str
+) -> None:
+    bench.pipe("p", answer=f"SELECT count() FROM EV{{{{activate('{feature}')}}}}")
+    pipe = bench.pipes["p"]
+    planned = await bench.planner().plan(pipe, pipe.answer, {})
+    result = await bench.engine.fetch(planned.statement("TSV", limits=Limits()))
+    assert result.body == b"10\n"
+
+
+async def test_clocks_and_chance_in_any_node_make_the_answer_volatile(bench: Bench) -> None:
+    bench.pipe("still", answer="SELECT n FROM EV")
+    bench.pipe("inner", answer="SELECT now() AS t")
+    bench.pipe("moving", answer="SELECT t FROM inner")
+    for name, expected in (("still", False), ("moving", True)):
+        pipe = bench.pipes[name]
+        planned = await bench.planner().plan(pipe, pipe.answer, {})
+        assert planned.is_volatile is expected
+
+
+async def test_a_node_does_not_hide_a_table_from_the_pipes_it_reads(bench: Bench) -> None:
+    bench.pipe("inner", answer="SELECT count() AS c FROM EV")
+    bench.pipe(
+        "outer",
+        **{bench.table: "SELECT n FROM EV WHERE n < 4"},
+        answer="SELECT (SELECT count() FROM EV), c FROM inner",
+    )
+    assert await bench.ask("outer") == "4\t10"
+
+
+async def test_placeholders_that_no_template_wrote_are_refused(bench: Bench) -> None:
+    bench.pipe("p", one="SELECT {{Int32(a, 5)}} AS x", answer="SELECT x, {p1:Int32} FROM one")
+    with pytest.raises(QueryError, match=r"placeholder '\{p1\}', which nothing binds"):
+        await bench.ask("p")
+
+
+async def test_sql_over_a_result_cannot_change_what_the_endpoint_reads(bench: Bench) -> None:
+    bench.pipe("p", low="SELECT n FROM EV WHERE n < 5", answer="SELECT n FROM low")
+    pipe = bench.pipes["p"]
+    planned = await bench.planner().plan(pipe, pipe.answer, {})
+    for name in (bench.table, "low"):
+        sql = f"WITH {name} AS (SELECT 100 AS n) SELECT max(n) FROM _"
+        with pytest.raises(QueryError, match=f"'{name}' is read within a pipe"):
+            await over_result(bench.engine.parse, planned, sql)
+    over = await over_result(bench.engine.parse, planned, "SELECT max(n), now() > 0 FROM _")
+    assert over.is_volatile
+    assert (await bench.engine.fetch(over.statement("TSV", limits=Limits()))).body == b"4\t1\n"
 
 
 def test_ctes_join_a_with_that_is_there() -> None:

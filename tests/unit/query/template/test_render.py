@@ -26,6 +26,14 @@ def test_a_value_is_bound_and_never_written() -> None:
     assert found.bindings == {"p1": "x' OR 1=1 --", "p2": 10}
 
 
+def test_bindings_are_plain_values() -> None:
+    sql = "{{Int8(n)}}{{Int64(n)}}{{Float32(n)}}{{Boolean(n)}}{{Array(n, 'UInt8')}}{{String(n)}}"
+    found = rendered(sql, {"n": "1"})
+    kinds = [type(value) for value in found.bindings.values()]
+    assert kinds == [int, int, float, int, list, str]
+    assert [type(item) for item in found.bindings["p5"]] == [int]  # type: ignore[union-attr]
+
+
 def test_bindings_are_numbered_on_from_those_of_the_same_statement() -> None:
     found = rendered("{{a}}, {{a}}", {"a": "x"}, first_binding=7)
     assert found.sql == "{p7:String}, {p8:String}"
@@ -211,6 +219,14 @@ def test_a_table_must_be_a_resource() -> None:
 
 
 # Errors that templates raise, settings they ask for, secrets
+
+
+def test_a_caller_may_name_less_tables_than_the_template_itself() -> None:
+    known: dict[str, Any] = {"resources": {"a", "b"}, "readable": {"a"}}
+    assert rendered("{{table('b')}}{{table(t, 'b')}}", **known).sql == "`b``b`"
+    assert rendered("{{table(t)}}", {"t": "a"}, **known).sql == "`a`"
+    with pytest.raises(ParameterError, match="not 'b'"):
+        rendered("{{table(t)}}", {"t": "b"}, **known)
 
 
 def test_a_template_may_refuse_with_its_own_words_and_status() -> None:
