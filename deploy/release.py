@@ -23,7 +23,6 @@ from deploy.ddl import ViewDefinition
 from deploy.plan import Plan, plan_tables, plan_views
 from deploy.state import State, read_state
 from ingest.worker import Worker
-from query.plan import Planner
 from query.serving import Serving
 from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
@@ -131,7 +130,7 @@ class Releaser:
         return good, plan, list(problems.values())
 
     async def _check(self, workspace: Workspace) -> dict[str, CheckedPipe]:
-        planner = Planner(workspace, self._serving.parse)
+        planner = self._serving.planner_for(workspace)
         return {
             name: await check_pipe(self._clickhouse, planner, workspace, pipe)
             for name, pipe in workspace.pipes.items()

@@ -63,7 +63,6 @@ class Planner:
         workspace: What names mean.
         parse: The engine's own parser, which remembers texts it has seen.
         database: Where the engine has the tables.
-        secrets: What ``tb_secret()`` of the project's templates finds.
     """
 
     def __init__(
@@ -72,12 +71,10 @@ class Planner:
         parse: Parse,
         *,
         database: str = "",
-        secrets: Mapping[str, str] = _NO_SECRETS,
     ) -> None:
         self.workspace = workspace
         self.parse = parse
         self._database = database
-        self._secrets = secrets
         self._templates: dict[tuple[str, str], Template] = {}
         self._resources = resources(workspace)
 
@@ -250,13 +247,15 @@ class Planner:
         """Render; bad parameters are kept, and stand-ins show what else the answer needs."""
         test_mode = plan.request.test_mode
         try:
-            return self._rendered(plan, template, arguments, self._secrets, test_mode=test_mode)
+            return self._rendered(
+                plan, template, arguments, self.workspace.secrets, test_mode=test_mode
+            )
         except ParameterError as error:
             plan.problems.append(error)
             bad = {str(problem.get("parameter")) for problem in error.errors}
             good = {n: v for n, v in arguments.items() if n not in bad}
             try:
-                return self._rendered(plan, template, good, self._secrets, test_mode=True)
+                return self._rendered(plan, template, good, self.workspace.secrets, test_mode=True)
             except UserError:
                 raise all_of(plan.problems) from None
 

@@ -29,27 +29,19 @@ class Serving:
         """See ``Catalog``."""
         return self.planner.workspace
 
-    def planner_for(
-        self, workspace: Workspace, secrets: Mapping[str, str] | None = None
-    ) -> Planner:
+    def planner_for(self, workspace: Workspace) -> Planner:
         """A planner as the one of this service, for another workspace."""
-        return Planner(workspace, self.parse, database=self._database, secrets=secrets or {})
+        return Planner(workspace, self.parse, database=self._database)
 
-    def replace(
-        self,
-        workspace: Workspace,
-        broken: Mapping[str, str],
-        secrets: Mapping[str, str] | None = None,
-    ) -> None:
+    def replace(self, workspace: Workspace, broken: Mapping[str, str]) -> None:
         """Serve another workspace from the next request on.
 
         Args:
             workspace: What can be served.
             broken: Pipes of the project that cannot, each with the place of its first problem.
-            secrets: What ``tb_secret()`` in templates finds.
         """
         self._broken = broken
-        self.planner = self.planner_for(workspace, secrets)
+        self.planner = self.planner_for(workspace)
 
     def endpoint(self, name: str) -> tuple[Pipe, Node]:
         """The pipe of that name and the node that answers for it.

@@ -15,7 +15,7 @@ from shared.datafile.datasource import parse_datasource
 from shared.datafile.diagnostics import Diagnostic, Diagnostics, datafile_error
 from shared.datafile.links import check_links
 from shared.datafile.pipe import parse_pipe
-from shared.datafile.secrets import read_dotenv
+from shared.datafile.secrets import read_dotenv, secrets_of_templates
 from shared.datafile.source import SourceFile, source_file
 from shared.model.resources import Connection, Datasource, Pipe, Span
 from shared.model.workspace import Workspace
@@ -96,7 +96,12 @@ def _parse(
     for path, text in files:
         loading.add(source_file(path, text))
     workspace = Workspace(
-        datasources=loading.datasources, pipes=loading.pipes, connections=loading.connections
+        datasources=loading.datasources,
+        pipes=loading.pipes,
+        connections=loading.connections,
+        secrets=secrets_of_templates(
+            (node.sql for pipe in loading.pipes.values() for node in pipe.nodes), secrets
+        ),
     )
     declared = {kind: loading.declared(kind) for kind in EXTENSIONS}
     check_links(workspace, declared, loading.sources, diagnostics)

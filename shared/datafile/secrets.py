@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from shared.datafile.diagnostics import Diagnostics
 from shared.datafile.lexer import Instruction
-from shared.model.workspace import did_you_mean
+from shared.model.workspace import SecretValues, did_you_mean
 
 # Not past the next {{, or a text full of them would be searched to its end for each.
 _TAG = re.compile(r"\{\{((?:(?!\{\{).)*?)\}\}", re.DOTALL)
@@ -17,6 +17,7 @@ _CALL = re.compile(
     re.DOTALL,
 )
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+_NAMED = re.compile(r"""\btb_(?:secret|var)\(\s*["'](?:tb_secret_)?([^"']+)["']""")
 _EXPANDED = ("KAFKA_", "IMPORT_", "S3_", "GCS_", "DYNAMODB_", "PG_")
 _DOTENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.\-]*)\s*=\s*(.*?)\s*\Z")
 
@@ -50,6 +51,17 @@ def resolved(instruction: Instruction, secrets: Mapping[str, str], diagnostics: 
         # Before the secrets, so that a dollar sign within a secret stays one.
         value = _VARIABLE.sub(lambda m: secrets.get(m[1] or m[2], m[0]), value)
     return _TAG.sub(secret, value)
+
+
+def secrets_of_templates(texts: Iterable[str], secrets: Mapping[str, str]) -> SecretValues:
+    """The secrets that templates name, and no others: an environment holds more than it should.
+
+    Our own settings are never among them.
+    """
+    named = {name for text in texts for name in _NAMED.findall(text)}
+    return SecretValues(
+        {n: secrets[n] for n in named if n in secrets and not n.startswith("PIPEHOUSE_")}
+    )
 
 
 def read_dotenv(text: str) -> dict[str, str]:

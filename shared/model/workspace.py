@@ -23,12 +23,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"Did you mean '{match}'?" if match else None
 
 
+class SecretValues(dict[str, str]):
+    """Values by name that no log may show."""
+
+    def __repr__(self) -> str:
+        return f"SecretValues({', '.join(sorted(self))})"
+
+
 class Workspace(Struct, frozen=True, kw_only=True):
-    """Everything a deployment serves."""
+    """Everything a deployment serves; ``secrets`` are those that its templates name."""
 
     datasources: Mapping[str, Datasource] = field(default_factory=dict)
     pipes: Mapping[str, Pipe] = field(default_factory=dict)
     connections: Mapping[str, Connection] = field(default_factory=dict)
+    secrets: SecretValues = field(default_factory=SecretValues)
 
     def datasource(self, name: str) -> Datasource:
         """The data source of that name.

@@ -18,7 +18,7 @@ from shared.clickhouse.contract import Limits, Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.errors import AppError, NotFoundError, PermissionDeniedError, QueryError, UserError
 from shared.model.resources import Column, Datasource, Node, Pipe
-from shared.model.workspace import Workspace
+from shared.model.workspace import SecretValues, Workspace
 
 TABLES = [
     "CREATE TABLE orders (org Int32, v Int32, note String) ENGINE = MergeTree PARTITION BY org"
@@ -75,6 +75,7 @@ def _workspace() -> Workspace:
     return Workspace(
         datasources={name: Datasource(name=name, columns=columns) for name in names},
         pipes={pipe.name: pipe for pipe in pipes},
+        secrets=SecretValues(word="x"),
     )
 
 
@@ -108,9 +109,7 @@ class Rig:
 
     def __init__(self, engine: EmbeddedClickHouse) -> None:
         self.engine = engine
-        self.planner = Planner(
-            _workspace(), engine.parse, database=engine.database, secrets={"word": "x"}
-        )
+        self.planner = Planner(_workspace(), engine.parse, database=engine.database)
 
     async def plan(self, sql: str, grant: Grant = TENANT, **arguments: object) -> Planned:
         return await self.planner.plan_sql(sql, Request(arguments=arguments, grant=grant))

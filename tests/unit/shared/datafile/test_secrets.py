@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from shared.datafile.secrets import read_dotenv
+from shared.datafile.secrets import read_dotenv, secrets_of_templates
+from shared.model.workspace import SecretValues
 
 
 def test_dotenv_lines_are_read() -> None:
@@ -17,3 +18,16 @@ def test_dotenv_lines_are_read() -> None:
         "F": "a#b",
         "G": '"open',
     }
+
+
+def test_templates_get_the_secrets_they_name_and_no_others() -> None:
+    environ = {"A": "1", "B": "2", "C": "3", "PATH": "/bin", "PIPEHOUSE_ADMIN_TOKEN": "p.x"}
+    texts = [
+        "SELECT {{tb_secret('A')}}, {{ tb_secret( \"tb_secret_B\", 'd') }}, {{tb_var('none')}}",
+        "SELECT {{tb_secret('PIPEHOUSE_ADMIN_TOKEN')}}",
+    ]
+    assert secrets_of_templates(texts, environ) == {"A": "1", "B": "2"}
+
+
+def test_secrets_are_not_shown() -> None:
+    assert repr(SecretValues(word="hidden")) == "SecretValues(word)"
