@@ -12,7 +12,7 @@ an engine that takes columns they are transposed instead, while they are still i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from ingest.chunk import CellError, Chunk, Decoded, Rejection
 from ingest.coerce import codec
 from ingest.jsonpath import DECODE_ERRORS, EACH, extract, parse_path, raw_object
 from ingest.layout import Feed, Layout, compile_layout
+from ingest.origin import Origin
 from ingest.scalars import NULL, compact
 from ingest.timestamps import Refusal
 from shared.clickhouse.contract import RowBlock, Run
@@ -104,6 +105,7 @@ class Piece(Struct, frozen=True):
     refused: Mapping[int, Refused]
     tombstones: tuple[int, ...]
     layout: Layout | None = None
+    has_raw: bool = False
 
 
 class Decoder:
@@ -128,13 +130,15 @@ class Decoder:
 
     def __init__(self, datasource: Datasource, *, columnar: bool = False) -> None:
         fed = [c for c in datasource.columns if c.jsonpath is not None]
-        self.columns = tuple((c.name, c.type) for c in fed)
+        self._origin = Origin(datasource)
+        self._names = tuple(c.name for c in fed)
+        self.columns = (*((c.name, c.type) for c in fed), *self._origin.columns)
         self.defaults = {c.name: c.default for c in fed if c.default is not None}
         self._feeds = [_feed(c.name, c.type, c.jsonpath or "", c.default) for c in fed]
         keys = dict.fromkeys(feed.path[0] for feed in self._feeds if feed.path)
         self._decode_raw = msgspec.json.Decoder(raw_object(tuple(keys))).decode
         self._raw_fields = {key: f"f{index}" for index, key in enumerate(keys)}
-        self._columnar = columnar and all(native_type(c.type) is not None for c in fed)
+        self._columnar = columnar and all(native_type(t) is not None for _, t in self.columns)
         self._layout = compile_layout(self._feeds)
         # Where glibc has seen a large block freed it keeps memory of that size; before, it hands
         # the pages of every chunk back to the kernel and faults them in again, 15 % of the time.
@@ -143,12 +147,11 @@ class Decoder:
     def decode(self, chunk: Chunk) -> Decoded:
         """Rows and rejections of a chunk; tombstones are neither."""
         offsets, timestamps = chunk.offsets, chunk.timestamps_ms
-        pieces: list[Any] = []
+        found: list[Piece] = []
         rejections: list[Rejection] = []
         gone: set[int] = set()
         for start, piece in self._pieces(chunk.values):
-            if piece.lines:
-                pieces.append(self._packed(piece))
+            found.append(piece if self._columnar else Piece(_lines_of(piece), {}, ()))
             gone.update(offsets[start + i] for i in piece.tombstones)
             for i, refused in piece.refused.items():
                 place = start + i
@@ -157,11 +160,26 @@ class Decoder:
                 rejections.append(_rejection(refused, offsets[place], timestamps[place], raw))
         if gone:
             offsets = [offset for offset in offsets if offset not in gone]
-        block: RowBlock = LineBlock(tuple(pieces), len(offsets))
-        if self._columnar:
-            names = tuple(name for name, _ in self.columns)
-            block = ColumnarBlock(names, tuple(pieces), len(offsets))
-        return Decoded(block=block, runs=_runs(offsets), rejections=tuple(rejections))
+        return Decoded(
+            block=self._block(found, len(offsets)),
+            runs=_runs(offsets),
+            rejections=tuple(rejections),
+        )
+
+    def _block(self, pieces: Sequence[Piece], row_count: int) -> RowBlock:
+        if not self._columnar:
+            return LineBlock(tuple(p.lines[0] for p in pieces if p.lines), row_count)
+        names = tuple(name for name, _ in self.columns)
+        parts = []
+        # Together as far as they are of one layout: another thread may have learnt meanwhile.
+        for _, group in groupby(pieces, key=lambda piece: id(piece.layout)):
+            same = list(group)
+            layout = same[0].layout
+            assert layout is not None
+            lines = list(chain.from_iterable(piece.lines for piece in same))
+            if lines:
+                parts.append(layout.transpose(lines, has_raw=any(p.has_raw for p in same)))
+        return ColumnarBlock(names, tuple(parts), row_count)
 
     def check(self, values: Sequence[bytes]) -> tuple[int, tuple[Rejection, ...]]:
         """How many of the values are rows, and the rejections of the others.
@@ -174,14 +192,6 @@ class Decoder:
             for i, refused in piece.refused.items()
         ]
         return len(values) - len(rejections), tuple(rejections)
-
-    def _packed(self, piece: Piece) -> Any:
-        """The rows of a piece as a block keeps them."""
-        if not self._columnar:
-            return _encode_lines(piece.lines)
-        # Taken from the piece, not from self: another thread may have learnt meanwhile.
-        assert piece.layout is not None
-        return piece.layout.transpose(piece.lines)
 
     def _pieces(self, values: Sequence[bytes | None]) -> Iterator[tuple[int, Piece]]:
         """Each piece with the position of its first record."""
@@ -215,7 +225,7 @@ class Decoder:
         if len(saved) * _LEARN_SHARE > len(values):
             self._learn(saved[-1])
         rows_done = [done[place] for place in sorted(done)]
-        return Piece(rows_done, refusals, tuple(tombstones), layout)
+        return Piece(rows_done, refusals, tuple(tombstones), layout, bool(saved))
 
     def _decode_one(self, value: bytes) -> bytes | Refused:
         """The line of one record, or every reason why it has none."""
@@ -261,6 +271,11 @@ class Decoder:
         if feeds != self._feeds:
             self._feeds = feeds
             self._layout = compile_layout(feeds)
+
+
+def _lines_of(piece: Piece) -> list[Any]:
+    """The rows of a piece as one text, encoded while they are still in the cache."""
+    return [_encode_lines(piece.lines)] if piece.lines else []
 
 
 def _feed(name: str, type_text: str, jsonpath: str, default: str | None) -> Feed:

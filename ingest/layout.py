@@ -74,12 +74,15 @@ class Layout(Struct, frozen=True, kw_only=True):
     row_out: Callable[..., Any]
     transposed: Callable[[Sequence[Any]], Sequence[Values]]
 
-    def transpose(self, lines: Sequence[Any]) -> Sequence[Values]:
+    def transpose(self, lines: Sequence[Any], *, has_raw: bool) -> Sequence[Values]:
         """Decoded and settled rows as one list a column: what their lines would say.
 
-        ``lines`` are rows of this layout, and ``Raw`` lines of records that took the long way.
+        ``lines`` are rows of this layout and, with ``has_raw``, ``Raw`` lines of records that took
+        the long way.
         """
-        places = [place for place, line in enumerate(lines) if type(line) is Raw]
+        places: list[int] = []
+        if has_raw:
+            places = [place for place, line in enumerate(lines) if type(line) is Raw]
         rows = lines if not places else [line for line in lines if type(line) is not Raw]
         columns = list(self.transposed(rows))
         for position, feed in enumerate(self.feeds):

@@ -133,19 +133,22 @@ def _moment(column_type: ColumnType) -> Convert:
     constants = column_type.constants
     precision = next((c for c in constants if isinstance(c, int)), 0)
     zone = next((c for c in constants if isinstance(c, str)), "UTC")
-    minutes, seconds = _clocks(zone, precision)
+    # Without fractions an hour has few distinct ends. Where clocks are turned it may be in one.
+    split = 13 if column_type.name == "DateTime" and zone == "UTC" else 16
+    behind = split + 1
+    starts, ends = _clocks(zone, precision)
 
     def one(value: Any) -> int:
         if isinstance(value, int):
             return int(value * 10**precision)
         if value[4:5] == "-":
-            return minutes[value[:16]] + seconds[value[17:]]
+            return starts[value[:split]] + ends[value[behind:]]
         whole, _, fraction = value.partition(".")
         return int(whole + fraction[:precision].ljust(precision, "0"))
 
     def moments(values: Sequence[Any]) -> list[Any]:
         try:
-            return [minutes[text[:16]] + seconds[text[17:]] for text in values]
+            return [starts[text[:split]] + ends[text[behind:]] for text in values]
         except (TypeError, ValueError):
             # Numbers, or numbers as text.
             return [one(value) for value in values]
@@ -154,8 +157,8 @@ def _moment(column_type: ColumnType) -> Convert:
 
 
 @lru_cache(maxsize=64)
-def _clocks(zone: str, precision: int) -> tuple[_Minutes, _Seconds]:
-    return _Minutes(UTC if zone == "UTC" else ZoneInfo(zone), precision), _Seconds(precision)
+def _clocks(zone: str, precision: int) -> tuple[_Starts, _Ends]:
+    return _Starts(UTC if zone == "UTC" else ZoneInfo(zone), precision), _Ends(precision)
 
 
 class _Bounded(dict[str, int]):
@@ -173,8 +176,8 @@ class _Days(_Bounded):
         return self.keep(text, date.fromisoformat(text[:10]).toordinal() - _EPOCH_ORDINAL)
 
 
-class _Minutes(_Bounded):
-    """``2025-01-31 23:59``, or a day, to ticks since 1970."""
+class _Starts(_Bounded):
+    """``2025-01-31 23:59``, or an hour, or a day, to ticks since 1970."""
 
     def __init__(self, zone: tzinfo, precision: int) -> None:
         super().__init__()
@@ -192,8 +195,8 @@ class _Minutes(_Bounded):
         return self.keep(text, (since.days * 86_400 + since.seconds) * self._per_second)
 
 
-class _Seconds(_Bounded):
-    """``59.123`` to ticks; digits beyond the precision are cut."""
+class _Ends(_Bounded):
+    """``59.123`` or ``59:59`` to ticks; digits beyond the precision are cut."""
 
     def __init__(self, precision: int) -> None:
         super().__init__()
@@ -202,7 +205,9 @@ class _Seconds(_Bounded):
     def __missing__(self, text: str) -> int:
         whole, _, fraction = text.partition(".")
         digits = fraction[: self._precision].ljust(self._precision, "0")
-        return self.keep(text, int((whole or "0") + digits))
+        minutes, _, seconds = whole.rpartition(":")
+        ticks = int((seconds or "0") + digits)
+        return self.keep(text, ticks + int(minutes or "0") * 60 * 10**self._precision)
 
 
 _UNCHANGED = frozenset(

@@ -11,6 +11,7 @@ from tests.bench import (
     bench_endpoint,
     bench_events,
     bench_pipeline,
+    bench_server,
     bench_template,
 )
 
@@ -19,6 +20,7 @@ BENCHES = {
     "pipeline": bench_pipeline.main,
     "events": bench_events.main,
     "endpoint": bench_endpoint.main,
+    "server": bench_server.main,
     "answers": bench_answers.main,
     "template": bench_template.main,
 }

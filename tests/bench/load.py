@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +105,29 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def running(module: str, *arguments: str) -> Iterator[Server]:
+def running(
+    module: str, *arguments: str, environ: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """A module that serves and prints its URL, until the end of the block.
+
+    Args:
+        module: What is run.
+        arguments: Its command line.
+        environ: Variables that it gets besides those of every server.
 
     Raises:
         RuntimeError: It did not start, or ended before the block; with what it had to say.
     """
     # Nothing that happens to be set here may change what is measured.
-    environ = {n: v for n, v in os.environ.items() if not n.startswith("PIPEHOUSE_")}
-    environ |= {"PIPEHOUSE_ADMIN_TOKEN": TOKEN, "PIPEHOUSE_WAIT_TIMEOUT_S": "120"}
+    clean = {n: v for n, v in os.environ.items() if not n.startswith("PIPEHOUSE_")}
+    clean |= {"PIPEHOUSE_ADMIN_TOKEN": TOKEN, "PIPEHOUSE_WAIT_TIMEOUT_S": "120"}
+    clean |= environ or {}
     port = None
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env=environ,
+            env=clean,
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
