@@ -7,7 +7,11 @@ import decimal
 import importlib
 import itertools
 import json
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -18,7 +22,12 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from deploy.bootstrap import statements, users
 from tests.proxy import Proxy
 from tests.standin.process import ADMIN, Standin
 
@@ -499,3 +508,143 @@ def _cut_once_stored(standin: Standin, database: str, proxy: Proxy) -> None:
     while not counted(standin, f"{database}.t"):
         pass
     proxy.cut(reset=True)
+
+
+def test_users_of_an_installation_can_do_what_they_were_granted_and_no_more(
+    tmp_path: Path,
+) -> None:
+    with Standin(tmp_path) as standin:
+        with client(standin) as admin:
+            accounts = users("shop", {"writer": "w'1", "reader": "r1", "deployer": "d1"})
+            for _ in range(2):
+                for sql in statements("shop", accounts):
+                    admin.execute(sql)
+        standin.restart()
+        with login(standin, "shop_deployer", "d1") as deployer:
+            deployer.execute(
+                "CREATE TABLE shop.t (a Int32, s String) ENGINE = MergeTree ORDER BY a"
+            )
+            assert denied(deployer, "CREATE TABLE default.x (a Int8) ENGINE = Memory") == 497
+            assert denied(deployer, "CREATE USER x IDENTIFIED BY 'y'") == 497
+        with login(standin, "shop_writer", "w'1") as writer:
+            writer.execute("INSERT INTO shop.t (a, s) VALUES", [(1, "x")])
+            assert writer.execute("SELECT count() FROM shop.t") == [(1,)]
+            assert denied(writer, "DROP TABLE shop.t") == 497
+        with login(standin, "shop_reader", "r1") as reader:
+            assert reader.execute("SELECT a FROM shop.t") == [(1,)]
+            assert denied(reader, "INSERT INTO shop.t (a) VALUES", [(1,)]) in (164, 497)
+            assert denied(reader, "SELECT * FROM pipehouse_scratch.x") == 497
+            with pytest.raises(errors.ServerException) as refused:
+                reader.execute("SELECT 1", settings={"max_execution_time": 10_000})
+            assert refused.value.code == 452
+            assert reader.execute("SELECT currentUser()") == [("shop_reader",)]
+
+
+def login(standin: Standin, name: str, password: str) -> Any:
+    return client(standin, user=name, password=password, database="shop")
+
+
+def denied(session: Any, sql: str, rows: Any = None) -> int:
+    with pytest.raises(errors.ServerException) as refused:
+        session.execute(sql, rows)
+    return int(refused.value.code)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("certificate")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = (folder / "certificate.pem", folder / "key.pem")
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_both_interfaces_speak_tls_with_a_given_certificate(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    options = ("--certificate", str(certificate[0]), "--key", str(certificate[1]))
+    with Standin(tmp_path, options=options, secure=True) as standin:
+        session = driver.Client(
+            "localhost",
+            port=standin.port,
+            user=ADMIN[0],
+            password=ADMIN[1],
+            secure=True,
+            ca_certs=str(certificate[0]),
+        )
+        with session:
+            assert session.execute("SELECT sum(number) FROM numbers(300000)") == [(44999850000,)]
+        trusted = ssl.create_default_context(cafile=str(certificate[0]))
+        with httpx.Client(verify=trusted, auth=ADMIN) as over_tls:
+            url = f"https://localhost:{standin.http_port}/"
+            assert over_tls.post(url, content="SELECT 1").text == "1\n"
+        standin.fault("refuse", at="query", kind="select")
+        assert standin.faults()[0]["action"] == "refuse"
+
+
+def test_it_can_pose_as_an_older_release(tmp_path: Path) -> None:
+    options = ("--version", "24.3.1")
+    with Standin(tmp_path, options=options) as standin, client(standin) as session:
+        assert session.execute("SELECT version()") == [("24.3.1.1",)]
+        assert session.connection.server_info.version_tuple() == (24, 3, 1)
+
+
+def orphan(folder: Path) -> None:
+    """Take a part away and leave its deduplication entry, as a crash can."""
+    (log,) = folder.glob("store/*/*/deduplication_logs/*.txt")
+    (part,) = {line.split("\t")[1] for line in log.read_text().splitlines()}
+    shutil.rmtree(log.parent.parent / part)
+
+
+@pytest.mark.parametrize(("options", "stored"), [((), 0), (("--repair-orphans",), 1)])
+def test_orphans_of_the_deduplication_log_are_repaired_only_when_asked_to(
+    tmp_path: Path, options: tuple[str, ...], stored: int
+) -> None:
+    with Standin(tmp_path, options=options) as standin:
+        with client(standin) as admin:
+            admin.execute("CREATE DATABASE w ENGINE = Atomic")
+            admin.execute(
+                f"CREATE TABLE w.t (a Int32, s String) ENGINE = MergeTree ORDER BY a {WINDOW}"
+            )
+        insert(standin, "w", "k", [(1, "a")])
+        standin.kill()
+        orphan(tmp_path)
+        standin.start()
+        insert(standin, "w", "k", [(1, "a")])
+        assert counted(standin, "w.t") == stored
+
+
+def test_a_client_in_another_process_works_beside_this_one(standin: Standin, database: str) -> None:
+    make_table(standin, database)
+    script = (
+        "import sys; from clickhouse_driver import Client\n"
+        "client = Client('127.0.0.1', port=int(sys.argv[1]), user='admin',"
+        " password='admin-secret', database=sys.argv[2])\n"
+        "for n in range(20): client.execute('INSERT INTO t (a, s) VALUES', [(n, 'other')])\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(standin.port), database])
+    for number in range(20):
+        insert(standin, database, f"k{number}", [(500 + number, "this")])
+    assert other.wait(60) == 0
+    assert counted(standin, f"{database}.t") == counted(standin, f"{database}.v") == 40

@@ -237,8 +237,9 @@ def test_the_header_of_an_insert_names_its_columns_and_no_others(server: Server)
         connection.disconnect()
 
 
-def test_what_was_not_sent_to_its_end_is_not_stored(server: Server) -> None:
-    with prepare(server) as session:
+def test_what_was_not_sent_to_its_end_is_not_stored(standin: Server) -> None:
+    # The old release may store the blocks it has; newer ones hold back what they squash.
+    with prepare(standin) as session:
         connection = session.connection
         session.make_query_settings({})
         connection.send_query("INSERT INTO t (a) VALUES")

@@ -76,7 +76,8 @@ class Engine:
         self._idle: dict[tuple[str, int], list[Session]] = {}
         self.running = Running()
         self._control = self._open("", 0, {})
-        self.version = self._scalar("SELECT version()")
+        self.real_version = self._scalar("SELECT version()")
+        self.version = self.real_version
         self.timezone = self._scalar("SELECT timezone()")
         self.setting_names = frozenset(self._scalar("SELECT name FROM system.settings").split("\n"))
         self.server_uuid = self._kept_uuid(folder / "standin-uuid")
@@ -197,7 +198,9 @@ class Engine:
             "currentUser": literal(user),
             "user": literal(user),
         }
-        if "serveruuid" in lowered or "user" in lowered:
+        if self.version != self.real_version:
+            calls["version"] = literal(self.version)
+        if any(name.lower() in lowered for name in calls):
             sql = replace_calls(sql, calls)
         return sql
 
