@@ -31,7 +31,7 @@ from shared.errors import AppError, ClickHouseUnavailableError, ConfigError
 OLDEST = (25, 8)
 _MAX_WAITING = 64
 _LOGIN_CODES = frozenset({192, 193, 516})
-_UNKNOWN_DATABASE = 81
+_UNKNOWN_DATABASE, _READONLY = 81, 164
 _SETTINGS_SQL = "SELECT name FROM system.settings"
 _READONLY_SQL = "SELECT toString(getSetting('readonly'))"
 
@@ -120,16 +120,20 @@ def _require_version(major: int, minor: int) -> None:
 
 
 def _require_rights(url: ServerUrl, readonly: int, writes: bool) -> None:
-    if readonly == 1:
-        raise ConfigError(
-            f"The ClickHouse user '{url.user}' has readonly = 1 and cannot choose settings.",
-            hint="Give the user readonly = 2, or none.",
-        )
     if readonly and writes:
         raise ConfigError(
             f"The ClickHouse user '{url.user}' is read-only, but rows or tables will be written.",
             hint="Name a user in PIPEHOUSE_CLICKHOUSE_URL who may write.",
         )
+    if readonly == 1:
+        raise _no_settings(url)
+
+
+def _no_settings(url: ServerUrl) -> ConfigError:
+    return ConfigError(
+        f"The ClickHouse user '{url.user}' has readonly = 1 and cannot choose settings.",
+        hint="Give the user readonly = 2.",
+    )
 
 
 def _unreachable(url: ServerUrl, host: Host, port: int, cause: BaseException) -> AppError:
@@ -168,6 +172,8 @@ def _refused(url: ServerUrl, text: str) -> AppError:
             f"ClickHouse refuses the user '{url.user}': unknown user or wrong password.",
             hint="Check PIPEHOUSE_CLICKHOUSE_URL; special characters are percent-encoded there.",
         )
+    if failure.code == _READONLY:
+        return _no_settings(url)
     if failure.code == _UNKNOWN_DATABASE:
         return ConfigError(
             f"The database '{url.database}' does not exist on the ClickHouse server.",
