@@ -62,10 +62,10 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     """One thing that happened to the offsets ``[first, next)`` of a partition.
 
     ``batch``: they were completed; ``gap``: they cannot be stored any more; ``start``: reading
-    began at ``first``; ``alarm``: a person is needed; ``repair``: rows of it were lost and are stored
-    again. ``absent`` are the offsets of a batch that
-    are not rows (quarantined, tombstones, holes in the log), ``excluded`` those of them that
-    ClickHouse refused. ``note`` says why, for people.
+    began at ``first``; ``alarm``: a person is needed; ``repair``: rows of it were lost and are
+    stored again. ``absent`` are the offsets of a batch that are not rows (quarantined, tombstones,
+    holes in the log), ``excluded`` those of them that ClickHouse refused. ``note`` says why, for
+    people.
     """
 
     kind: Kind

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 from msgspec import Struct
@@ -14,9 +14,12 @@ from msgspec import Struct
 from deploy.client import ServerClient, find_token
 from deploy.engine import open_server_engine
 from deploy.operate.http import PATH
+from deploy.operate.logs import KafkaFeeds
 from deploy.operate.registry import Command
-from deploy.operate.services import OperatorServices, prefixed_feed
+from deploy.operate.services import OperatorServices
+from deploy.record import DeploymentRecord
 from shared.clock import SystemClock
+from shared.datafile.project import parse_project
 from shared.errors import UnavailableError
 from shared.settings import Settings
 
@@ -66,13 +69,18 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
         ConfigError: A setting is wrong.
         ClickHouseUnavailableError: The server cannot be reached.
     """
-    clickhouse = await open_server_engine(settings, "operator commands")
-    try:
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        clickhouse = await open_server_engine(settings, "operator commands")
+        stack.push_async_callback(clickhouse.close)
+        live = await DeploymentRecord(clickhouse, clock).live()
+        files = live.files if live is not None else ()
+        connections = parse_project(files, os.environ).workspace.connections
+        feeds = KafkaFeeds(settings, lambda: connections)
+        stack.push_async_callback(feeds.close)
         yield OperatorServices(
             clickhouse=clickhouse,
-            clock=SystemClock(),
-            feed=prefixed_feed(settings.topic_prefix, settings.group_prefix, None),
+            clock=clock,
+            feed=feeds.feed,
             worker=f"{socket.gethostname()}-{os.getpid()}",
         )
-    finally:
-        await clickhouse.close()
