@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := $(wildcard deploy/projects/*)
 
-.PHONY: help install dev test bench chaos lint fmt lock clean
+.PHONY: help install dev test bench bench-server bench-kafka chaos kafka stack lint fmt lock clean
 
 help:
 	@echo "make install  set up .venv"
 	@echo "make dev      run the five example projects on this machine"
 	@echo "make test     run every test"
 	@echo "make bench    measure, each figure against a baseline in the same run"
+	@echo "make bench-server, make bench-kafka  the same for a ClickHouse server, and for Kafka"
 	@echo "make chaos    kill the server again and again (ROUNDS=n SEED=n)"
+	@echo "make kafka    run a Kafka broker on this machine, from its Java artifacts"
+	@echo "make stack    run every process of an installation on this machine"
 	@echo "make lint     check types, style and format"
 	@echo "make fmt      format the code"
 	@echo "make lock     renew requirements.lock"
@@ -38,6 +41,18 @@ test: $(STAMP) lint
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
 
+bench-server: $(STAMP)
+	@$(BIN)/python -m tests.bench server
+
+bench-kafka: $(STAMP)
+	@$(BIN)/python -m tests.bench kafka
+
+kafka: $(STAMP)
+	@exec $(BIN)/python -m deploy.kafka.broker
+
+stack: $(STAMP)
+	@exec $(BIN)/python -m tests.stack $(PROJECTS)
+
 ROUNDS ?= 200
 SEED ?= 0
 chaos: $(STAMP)
@@ -52,11 +67,13 @@ fmt: $(STAMP)
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
+LOCK := pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 lock:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
-	@$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras \
-		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock pyproject.toml
+	@$(BIN)/$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
+	@$(BIN)/$(LOCK) --constraint requirements.lock --output-file deploy/docker/requirements.lock pyproject.toml
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
