@@ -65,8 +65,12 @@ def create_table(database: str, datasource: Datasource) -> str:
     """The table of a data source, with its hidden identity columns and its token memory."""
     columns = [column_definition(c) for c in datasource.columns]
     if carries_identity(datasource):
+        # A data source with Kafka lines shows some of them.
+        visible = {c.name for c in datasource.columns}
         columns += [
-            f"{quote_identifier(name)} {type_} MATERIALIZED 0" for name, type_ in IDENTITY_COLUMNS
+            f"{quote_identifier(name)} {type_} MATERIALIZED 0"
+            for name, type_ in IDENTITY_COLUMNS
+            if name not in visible
         ]
         columns += [
             f"INDEX {quote_identifier(name + '_range')} {name} TYPE minmax GRANULARITY 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from ingest.log.kafka import KafkaLog, KafkaLogOptions
@@ -64,25 +64,23 @@ class Feed:
         found = datasource.kafka
         if found is None:
             topic = self.topic_of(datasource)
-            return self._source(
-                self._connection, topic, self._group_of(topic), "earliest", self.log.create_topic
+            return KafkaSource(
+                self._connection,
+                topic,
+                self._group_of(topic),
+                options=KafkaSourceOptions(reset="earliest"),
+                create_topic=self.log.create_topic,
             )
         connection = self._named.get(found.connection)
         if connection is None:
             raise ConfigError(f"Connection '{found.connection}' is not deployed.")
-        reset = cast(Reset, found.auto_offset_reset)
-        return self._source(named_connection(connection), found.topic, found.group_id, reset, None)
-
-    def _source(
-        self,
-        connection: KafkaConnection,
-        topic: str,
-        group: str,
-        reset: Reset,
-        create_topic: Callable[[str], Awaitable[object]] | None,
-    ) -> Source:
-        options = KafkaSourceOptions(reset=reset)
-        return KafkaSource(connection, topic, group, options=options, create_topic=create_topic)
+        options = KafkaSourceOptions(
+            reset=cast(Reset, found.auto_offset_reset),
+            with_keys=True,
+            with_headers=found.store_headers,
+        )
+        cluster = named_connection(connection)
+        return KafkaSource(cluster, found.topic, found.group_id, options=options)
 
     async def close(self) -> None:
         """Send what waits and disconnect."""

@@ -148,6 +148,7 @@ def worker_settings(settings: Settings) -> WorkerSettings:
     """The part of the settings that concerns ingestion."""
     return WorkerSettings(
         topic_prefix=settings.topic_prefix,
+        max_quarantine_ratio=settings.max_quarantine_ratio,
         looks_for_leftovers=settings.kafka_bootstrap_servers is None,
         limits=BatchLimits(
             max_rows=settings.batch_max_rows,

@@ -81,6 +81,13 @@ class Batcher:
         """Whether rows or bytes of the open batch have reached their limit."""
         return self._rows >= self._limits.max_rows or self._bytes >= self._limits.max_bytes
 
+    @property
+    def opened_s(self) -> float | None:
+        """When the oldest record came that was not taken yet; None when empty."""
+        if self._closed is not None:
+            return self._closed.opened_s
+        return self._opened_s if self._chunks else None
+
     def due_in_s(self, now_s: float) -> float:
         """Seconds until a batch is to be taken; 0 when it is due, infinity when empty."""
         if self.is_empty:

@@ -160,16 +160,23 @@ class Decoder:
                 rejections.append(_rejection(refused, offsets[place], timestamps[place], raw))
         if gone:
             offsets = [offset for offset in offsets if offset not in gone]
-        return Decoded(
-            block=self._block(found, len(offsets)),
-            runs=_runs(offsets),
-            rejections=tuple(rejections),
-        )
+        runs = _runs(offsets)
+        block = self._block(found, len(offsets))
+        if self._origin.columns and offsets:
+            block = self._with_origin(block, self._origin.values(chunk, runs))
+        return Decoded(block=block, runs=runs, rejections=tuple(rejections))
+
+    def _with_origin(self, block: RowBlock, values: list[list[Any]]) -> RowBlock:
+        """The rows with the columns that say where they come from."""
+        if isinstance(block, ColumnarBlock):
+            names = tuple(name for name, _ in self.columns)
+            return ColumnarBlock(names, ([*map(list, block.columns()), *values],), block.row_count)
+        lines = b"".join(block.json_lines())
+        return LineBlock((self._origin.add_to_lines(lines, values),), block.row_count)
 
     def _block(self, pieces: Sequence[Piece], row_count: int) -> RowBlock:
         if not self._columnar:
             return LineBlock(tuple(p.lines[0] for p in pieces if p.lines), row_count)
-        names = tuple(name for name, _ in self.columns)
         parts = []
         # Together as far as they are of one layout: another thread may have learnt meanwhile.
         for _, group in groupby(pieces, key=lambda piece: id(piece.layout)):
@@ -179,7 +186,7 @@ class Decoder:
             lines = list(chain.from_iterable(piece.lines for piece in same))
             if lines:
                 parts.append(layout.transpose(lines, has_raw=any(p.has_raw for p in same)))
-        return ColumnarBlock(names, tuple(parts), row_count)
+        return ColumnarBlock(self._names, tuple(parts), row_count)
 
     def check(self, values: Sequence[bytes]) -> tuple[int, tuple[Rejection, ...]]:
         """How many of the values are rows, and the rejections of the others.

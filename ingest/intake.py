@@ -61,6 +61,11 @@ class Intake:
         return self._batcher.is_full
 
     @property
+    def opened_s(self) -> float | None:
+        """When the oldest record came that was not taken yet; None when there is none."""
+        return self._batcher.opened_s
+
+    @property
     def read_to(self) -> int:
         """The offset behind the last record that was added."""
         return self._read_to

@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import Struct
+
 from ingest.chunk import Partition
 from ingest.ledger import LedgerEntry
 from shared.observe.metrics import Metrics
+
+
+class Watched(Struct, frozen=True, kw_only=True):
+    """How far behind one pipeline is, over all its partitions.
+
+    ``behind_s`` is the age of the newest record that was read, where others wait behind it.
+    ``age_s`` is that of the oldest record in memory that is not stored.
+    """
+
+    lag_rows: int
+    behind_s: float
+    age_s: float
+    paused: int
 
 
 class PipelineObserver(Protocol):
@@ -39,6 +54,14 @@ class PipelineObserver(Protocol):
 
     def held(self, partitions: int) -> None:
         """So many partitions wait for an operator."""
+        ...
+
+    def watched(self, watched: Watched) -> None:
+        """How far behind the pipeline is, about once a second."""
+        ...
+
+    def stopped(self, *, is_stopped: bool) -> None:
+        """The pipeline gave up because too much goes to quarantine, or begins anew."""
         ...
 
     def recorded(self, entry: LedgerEntry) -> None:
@@ -81,6 +104,10 @@ class MetricsObserver:
         self._retries = metrics.insert_retries.labels(datasource)
         self._quarantined = metrics.rows_quarantined.labels(datasource)
         self._lag = metrics.lag.labels(datasource)
+        self._behind = metrics.behind_seconds.labels(datasource)
+        self._age = metrics.open_batch_age.labels(datasource)
+        self._paused = metrics.paused_partitions.labels(datasource)
+        self._stopped = metrics.pipeline_stopped.labels(datasource)
         self._held = metrics.held_partitions.labels(datasource)
 
     def flushed(self, *, rows: int, size_bytes: int, elapsed_s: float) -> None:
@@ -104,7 +131,17 @@ class MetricsObserver:
     def closed(self, partition: Partition, *, lag_rows: int) -> None:
         """See ``PipelineObserver``."""
         self._batches.inc()
-        self._lag.set(lag_rows)
+
+    def watched(self, watched: Watched) -> None:
+        """See ``PipelineObserver``."""
+        self._lag.set(watched.lag_rows)
+        self._behind.set(watched.behind_s)
+        self._age.set(watched.age_s)
+        self._paused.set(watched.paused)
+
+    def stopped(self, *, is_stopped: bool) -> None:
+        """See ``PipelineObserver``."""
+        self._stopped.set(is_stopped)
 
     def held(self, partitions: int) -> None:
         """See ``PipelineObserver``."""

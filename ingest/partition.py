@@ -8,35 +8,30 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
-from msgspec import Struct, structs
+from msgspec import structs
 
 from ingest import delivery, messages
-from ingest.batch import Batch, BatchLimits, InsertBudget
-from ingest.chunk import Chunk, Decoded, Partition
+from ingest.batch import Batch
+from ingest.chunk import Chunk
 from ingest.claim import Claim, NowhereToStartError
 from ingest.entries import alarm_entry, batch_entry, gap_entries
-from ingest.excluded import ExcludedStore, fit
+from ingest.excluded import fit
 from ingest.intake import Intake
-from ingest.landing import Landing, without
+from ingest.landing import without
 from ingest.ledger import LedgerEntry
-from ingest.messages import Action, Event, Fault, Phase, State
-from ingest.observe import PipelineObserver
-from ingest.progress import Progress
+from ingest.messages import Action, Event, Phase, State
+from ingest.needs import PartitionNeeds, backoff_s, fault_of
 from ingest.ranges import Ranges
 from ingest.runs import clip_runs
-from ingest.source.contract import Assignment, Source
+from ingest.source.contract import Assignment
 from shared.clickhouse.failures import (
     InsertFailureError,
-    InsertRefusedError,
-    InsertViewError,
 )
-from shared.clock import Clock
 from shared.errors import AppError, UnavailableError
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-LONGEST_BACKOFF_S = 15.0
 # When stopping, a range that failed so often is left open: the next start repeats it.
 LAST_ATTEMPTS = 6
 # How long an insert waits for a sign of life of the log's group before the partition is dropped.
@@ -45,44 +40,6 @@ _LEASE_PATIENCE_S = 10.0
 
 class _LeftOpenError(Exception):
     """The range under way cannot be completed before the pipeline stops."""
-
-
-def backoff_s(attempt: int) -> float:
-    """How long to wait before an attempt; the first goes at once."""
-    return 0.0 if attempt <= 1 else min(LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(attempt - 2, 10))
-
-
-def _fault(error: InsertFailureError | UnavailableError) -> Fault:
-    """What the protocol has to know of a failure; all but a refusal is repeated for ever."""
-    if isinstance(error, InsertViewError):
-        return Fault.VIEW
-    if isinstance(error, InsertRefusedError):
-        return Fault.REFUSED
-    if isinstance(error, UnavailableError):
-        return Fault.UNKNOWN
-    return Fault.RETRIABLE if error.stored == "no" else Fault.UNKNOWN
-
-
-class PartitionNeeds(Struct, frozen=True, kw_only=True):
-    """What the partitions of one data source share.
-
-    ``name`` is the data source's, ``schema`` its revision. ``on_settled`` is told of a partition
-    that ended without an open range, ``on_held`` that one waits for an operator.
-    """
-
-    name: str
-    schema: str
-    limits: BatchLimits
-    budget: InsertBudget
-    source: Source
-    landing: Landing
-    progress: Progress
-    clock: Clock
-    observer: PipelineObserver
-    excluded: ExcludedStore
-    decode: Callable[[Chunk], Awaitable[Decoded]]
-    on_settled: Callable[[Partition], None]
-    on_held: Callable[[], None]
 
 
 class PartitionDelivery:
@@ -110,6 +67,17 @@ class PartitionDelivery:
         self._abandoned = False
         self._entry: LedgerEntry | None = None
         self.held = ""
+
+    @property
+    def done_to(self) -> int:
+        """Everything below is stored or quarantined."""
+        return self._state.position
+
+    def age_s(self, now_s: float) -> float:
+        """How long the oldest record in memory that is not stored has been there."""
+        batch = self._current if self._current is not None else self._waiting
+        opened_s = batch.opened_s if batch is not None and batch.opened_s else self.intake.opened_s
+        return 0.0 if opened_s is None else max(0.0, now_s - opened_s)
 
     @property
     def _finishing(self) -> bool:
@@ -319,7 +287,7 @@ class PartitionDelivery:
         except (InsertFailureError, UnavailableError) as error:
             self._alarm("insert_failed", error=str(error), code=error.code, attempt=action.attempt)
             self._needs.observer.failed(error.code)
-            return messages.InsertFailed(_fault(error))
+            return messages.InsertFailed(fault_of(error))
         self._needs.observer.flushed(
             rows=batch.row_count,
             size_bytes=batch.size_bytes,

@@ -23,9 +23,11 @@ from ingest.batch import BatchLimits, InsertBudget
 from ingest.chunk import Chunk, Decoded, Partition
 from ingest.excluded import ExcludedStore
 from ingest.landing import Landing
-from ingest.observe import PipelineObserver
-from ingest.partition import PartitionDelivery, PartitionNeeds
+from ingest.needs import PartitionNeeds
+from ingest.observe import PipelineObserver, Watched
+from ingest.partition import PartitionDelivery
 from ingest.progress import Progress
+from ingest.quarantine import QuarantineLimit
 from ingest.source.contract import Assignment, Source
 from shared.clock import Clock, Deadline
 from shared.errors import LogUnavailableError
@@ -39,18 +41,21 @@ POLL_BYTES = 8 << 20
 POLL_TIMEOUT_S = 0.25
 # Below this a chunk is decoded at once: handing it to a thread costs more.
 INLINE_ROWS = 256
+WATCH_INTERVAL_S = 1.0
 
 
 class PipelineSettings(Struct, frozen=True, kw_only=True):
     """What a pipeline is made of, apart from where it reads and writes.
 
-    ``name`` is the data source's, ``schema`` its revision; both go into tokens and intents.
+    ``name`` is the data source's, ``schema`` its revision; both go into tokens and intents. When a
+    larger share than ``max_quarantine_ratio`` of the latest rows is rejected, the pipeline stops.
     """
 
     name: str
     schema: str
     limits: BatchLimits = BatchLimits()
     inserts_per_second: float = 4.0
+    max_quarantine_ratio: float = 1.0
 
 
 class Pipeline:
@@ -98,6 +103,10 @@ class Pipeline:
         self._partitions: dict[Partition, PartitionDelivery] = {}
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
+        self._limit = QuarantineLimit(settings.max_quarantine_ratio)
+        self._newest_ms: dict[Partition, int] = {}
+        self._watched_s = 0.0
+        self.gave_up = ""
         self._unsettled: set[Partition] | None = None
         self._decoder_thread = ThreadPoolExecutor(1, f"decode-{settings.name}")
 
@@ -156,6 +165,7 @@ class Pipeline:
                 self.stop()
             for chunk in poll.chunks:
                 await self._feed(chunk)
+            self._watch()
 
     def _take(self, group: asyncio.TaskGroup, assignment: Assignment) -> None:
         key = assignment.partition
@@ -194,8 +204,40 @@ class Pipeline:
             return
         chunk = holder.left_out(chunk)
         decoded = await self._decode(chunk)
+        if not self._limit.add(len(chunk.offsets), len(decoded.rejections)):
+            self._give_up()
+            return
+        if chunk.timestamps_ms:
+            self._newest_ms[chunk.partition] = chunk.timestamps_ms[-1]
         if self._partitions.get(chunk.partition) is holder:
             holder.intake.add(chunk, decoded)
+
+    def _give_up(self) -> None:
+        """Stop without committing what was read; ranges under way are completed."""
+        self.gave_up = (
+            f"{self._limit.text} are bad, more than max_quarantine_ratio"
+            f" {self.settings.max_quarantine_ratio:g} allows"
+        )
+        self._stopping.set()
+        for partition in self._partitions.values():
+            partition.intake.abandon()
+
+    def _watch(self) -> None:
+        clock = self._needs.clock
+        now_s, now_ms = clock.monotonic(), clock.now_ms()
+        if now_s - self._watched_s < WATCH_INTERVAL_S:
+            return
+        self._watched_s = now_s
+        lags = {p: self.source.lag(p, d.intake.read_to) for p, d in self._partitions.items()}
+        behind_ms = [now_ms - self._newest_ms.get(p, now_ms) for p, lag in lags.items() if lag > 0]
+        self._needs.observer.watched(
+            Watched(
+                lag_rows=sum(self.source.lag(p, d.done_to) for p, d in self._partitions.items()),
+                behind_s=max(behind_ms, default=0) / 1000,
+                age_s=max((d.age_s(now_s) for d in self._partitions.values()), default=0.0),
+                paused=sum(d.intake.is_full for d in self._partitions.values()),
+            )
+        )
 
     async def _decode(self, chunk: Chunk) -> Decoded:
         """Decode beside the event loop when the chunk is large."""

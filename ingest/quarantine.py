@@ -7,6 +7,7 @@ the last version wins.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -89,3 +90,35 @@ _LAST_TIMESTAMP_MS = 10_413_791_999_999
 def _timestamp(timestamp_ms: int) -> str:
     timestamp_ms = min(max(timestamp_ms, 0), _LAST_TIMESTAMP_MS)
     return f"{datetime.fromtimestamp(timestamp_ms / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
+class QuarantineLimit:
+    """Notices when most of what comes goes to quarantine: a producer or a schema gone wrong.
+
+    Args:
+        max_ratio: The share of rejected rows that is still taken; 1 takes everything.
+        window_rows: Over so many of the latest rows.
+    """
+
+    def __init__(self, max_ratio: float, window_rows: int = 10_000) -> None:
+        self._max_ratio = max_ratio
+        self._window_rows = window_rows
+        self._latest: deque[tuple[int, int]] = deque()
+        self._rows = 0
+        self._rejected = 0
+
+    def add(self, rows: int, rejected: int) -> bool:
+        """Count rows, of which some were rejected; whether it is still within the limit."""
+        self._latest.append((rows, rejected))
+        self._rows += rows
+        self._rejected += rejected
+        while self._rows - self._latest[0][0] >= self._window_rows:
+            old_rows, old_rejected = self._latest.popleft()
+            self._rows -= old_rows
+            self._rejected -= old_rejected
+        return self._rows < self._window_rows or self._rejected <= self._rows * self._max_ratio
+
+    @property
+    def text(self) -> str:
+        """What was counted, for people."""
+        return f"{self._rejected} of the latest {self._rows} rows"

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 # Repeating after a mistake of ours; everything else is repeated inside the pipeline.
 RESTART_AFTER_S = 5.0
+RETIRE_TIMEOUT_S = 15.0
 
 
 def schema_revision(datasource: Datasource) -> str:
@@ -52,6 +53,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     looks_for_leftovers: bool = True
     limits: BatchLimits = BatchLimits()
     inserts_per_second: float = 4.0
+    max_quarantine_ratio: float = 1.0
 
 
 class _Running(Struct, kw_only=True):
@@ -93,6 +95,8 @@ class Worker:
         self._running: dict[str, _Running] = {}
         self._unsettled: set[str] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}
+        self._retiring: dict[str, asyncio.Task[bool]] = {}
+        self._wanted: Mapping[str, Datasource] = {}
         self._excluded = ClickHouseExcludedStore(clickhouse)
 
     def __repr__(self) -> str:
@@ -108,16 +112,34 @@ class Worker:
         return {p: why for r in self._running.values() for p, why in r.pipeline.held.items()}
 
     def start(self, datasources: Mapping[str, Datasource]) -> None:
-        """Run a pipeline for each data source that has none; their tables exist.
+        """Run a pipeline for each of these data sources and for no other; their tables exist.
 
         Not where no column has a JSON path: nothing could be made of an event. Records of such a
         topic stay in the log.
         """
+        self._wanted = datasources
+        for name in [name for name in self._running if name not in datasources]:
+            self._retire(name)
         for name, datasource in datasources.items():
             if not takes_events(datasource):
                 self._look_once(datasource)
-            elif name not in self._running:
+            elif name not in self._running and name not in self._retiring:
                 self._start(datasource)
+
+    def _retire(self, name: str) -> None:
+        """Stop the pipeline of a data source that is not there any more."""
+        task = asyncio.create_task(
+            self.pause([name], Deadline(self._clock, RETIRE_TIMEOUT_S)), name=f"retire-{name}"
+        )
+        self._retiring[name] = task
+        task.add_done_callback(lambda _: self._retired(name))
+
+    def _retired(self, name: str) -> None:
+        del self._retiring[name]
+        wanted = self._wanted.get(name)
+        if wanted is not None and name not in self._running and takes_events(wanted):
+            # It came back while its last range was being completed.
+            self._start(wanted)
 
     def _look_once(self, datasource: Datasource) -> None:
         name = datasource.name
@@ -158,6 +180,10 @@ class Worker:
             return
         error = task.exception()
         if error is None:
+            if why := running.pipeline.gave_up:
+                # Until a deployment changes it, or the process starts anew.
+                log.error("pipeline_stopped", datasource=name, reason=why)
+                self._observe(name).stopped(is_stopped=True)
             return
         log.error("pipeline_failed", datasource=name, exc_info=error)
         asyncio.get_running_loop().call_later(RESTART_AFTER_S, self._restart, name, task)
@@ -173,6 +199,7 @@ class Worker:
             schema=schema_revision(datasource),
             limits=self._settings.limits,
             inserts_per_second=self._settings.inserts_per_second,
+            max_quarantine_ratio=self._settings.max_quarantine_ratio,
         )
         return Pipeline(
             settings,
@@ -219,7 +246,10 @@ class Worker:
 
     async def close(self, deadline: Deadline) -> None:
         """Flush and stop everything."""
+        self._wanted = {}
         for look in self._looks.values():
             look.cancel()
-        await asyncio.gather(*self._looks.values(), return_exceptions=True)
+        await asyncio.gather(
+            *self._looks.values(), *self._retiring.values(), return_exceptions=True
+        )
         await self.pause(list(self._running), deadline)

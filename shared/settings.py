@@ -158,6 +158,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_max_age_s: Annotated[
         float, Meta(gt=0, le=60, description="Age of its oldest row that closes a batch.")
     ] = 0.4
+    max_quarantine_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="A data source's pipeline stops when a larger share of its latest 10,000 "
+            "rows is bad; 1 never stops it.",
+        ),
+    ] = 0.5
     query_timeout_s: Annotated[
         float, Meta(gt=0, le=86_400, description="Longest run of one query.")
     ] = 10.0

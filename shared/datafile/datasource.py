@@ -22,6 +22,7 @@ from shared.datafile.quoting import split_commas
 from shared.datafile.schema import parse_indexes, parse_schema
 from shared.datafile.secrets import resolved
 from shared.datafile.source import SourceFile
+from shared.model.kafka_columns import with_kafka_columns
 from shared.model.resources import Column, Datasource, TokenGrant
 
 _IGNORED = (
@@ -94,7 +95,8 @@ class _Reader:
     def read(self, instructions: tuple[Instruction, ...]) -> Datasource:
         for instruction in instructions:
             self._take(instruction)
-        columns = self._columns()
+        kafka = parse_kafka(self._last, self._values, self._diagnostics)
+        columns = with_kafka_columns(self._columns(), kafka)
         indexes, labels = self._last.get("INDEXES"), self._last.get("TAGS")
         return Datasource(
             name=self._source.stem,
@@ -107,7 +109,7 @@ class _Reader:
             shared_with=split_commas(self._values.get("SHARED_WITH", "").replace("\n", ",")),
             forward_query=self._forward_query(),
             backfill=self._backfill(),
-            kafka=parse_kafka(self._last, self._values, self._diagnostics),
+            kafka=kafka,
             imports=parse_imports(self._last, self._values, self._diagnostics),
             span=self._source.span(),
         )

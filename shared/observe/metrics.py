@@ -120,6 +120,24 @@ class Metrics:
         self.open_batch_age = self._gauge(
             "open_batch_age_seconds", "seconds", "Age of the oldest row not yet stored.", by_source
         )
+        self.behind_seconds = self._gauge(
+            "behind_seconds",
+            "seconds",
+            "Age of the newest record that was read while others wait behind it.",
+            by_source,
+        )
+        self.paused_partitions = self._gauge(
+            "paused_partitions",
+            "partitions",
+            "Partitions that are not read because enough of them is in memory.",
+            by_source,
+        )
+        self.pipeline_stopped = self._gauge(
+            "pipeline_stopped",
+            "pipelines",
+            "1 where a pipeline stopped because too many rows go to quarantine.",
+            by_source,
+        )
         self.lag = self._gauge(
             "lag_rows", "rows", "Records in the log that are not yet stored.", by_source
         )

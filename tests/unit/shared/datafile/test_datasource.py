@@ -56,6 +56,13 @@ def test_every_part_of_a_data_source_is_read() -> None:
     assert [(c.name, c.type, c.jsonpath) for c in parsed.columns] == [
         ("id", "String", "$.id"),
         ("at", "DateTime", "$.at"),
+        ("__topic", "LowCardinality(String)", None),
+        ("__partition", "Int32", None),
+        ("__offset", "Int64", None),
+        ("__timestamp", "DateTime", None),
+        ("__key", "String", None),
+        ("__value", "String", None),
+        ("__headers", "Map(String, String)", None),
     ]
     assert parsed.engine.name == "MergeTree"
     assert parsed.indexes == (
