@@ -47,6 +47,11 @@ def require_readable(workspace: Workspace, grant: Grant, name: str) -> None:
     grant.require(PIPES_READ if name in workspace.pipes else DATASOURCES_READ, name)
 
 
+# Right of IN a name may be a column, and the engine looks for one outwards too: a caller's column
+# could take the place of a table that a pipe reads there. Without this it is an error.
+NO_OUTER_COLUMNS: Mapping[str, SettingValue] = {"allow_experimental_correlated_subqueries": 0}
+
+
 class Readable:
     """The resources that a token may read, for asking whether one is among them."""
 
@@ -108,6 +113,8 @@ class RowFilters(Struct, frozen=True, kw_only=True):
             QueryError: It gives a name that could turn a filter away from its table.
             PermissionDeniedError: It reads quarantined rows of a data source that has a filter.
         """
+        if not self.conditions:
+            return
         for name in (*analysis.aliases, *analysis.ctes):
             if name in self.conditions:
                 raise QueryError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from query.access import check_capture
+from query.access import NO_OUTER_COLUMNS, check_capture
 from query.plan import Parse
 from query.planned import Planned
 from query.with_clause import attach
@@ -38,5 +38,6 @@ async def over_result(parse: Parse, planned: Planned, sql: str) -> Planned:
     return replace(
         planned,
         sql=attach({RESULT: planned.sql}, sql),
+        settings={**planned.settings, **(NO_OUTER_COLUMNS if planned.has_operands else {})},
         is_volatile=planned.is_volatile or analysis.is_volatile,
     )

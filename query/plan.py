@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from msgspec import Struct, field
 
 from query.access import (
+    NO_OUTER_COLUMNS,
     Readable,
     check_capture,
     require_readable,
@@ -46,13 +47,15 @@ class _Body(Struct, frozen=True, kw_only=True):
     """One SELECT with the CTEs that go before it.
 
     ``pipe`` is None for free SQL. ``path`` are the nodes that led here, ``hidden`` the names of
-    nodes around it, which the engine would find before a table.
+    nodes and CTEs around it, which the engine would find before a table, and ``defined`` the CTEs
+    of its own nodes so far, which will be around the pipes that it reads.
     """
 
     pipe: Pipe | None
     arguments: Mapping[str, object]
     path: tuple[str, ...] = ()
     hidden: frozenset[str] = frozenset()
+    defined: frozenset[str] = frozenset()
     ctes: dict[str, str] = field(default_factory=dict)
 
 
@@ -142,7 +145,9 @@ class Planner:
         if result_of is not None:
             await self._attach_result(plan, body, result_of)
         await self._resolve(plan, body, None, analysis)
-        check_capture(analysis, plan.names if body.ctes else ())
+        check_capture(analysis, plan.names)
+        if plan.has_operands:
+            plan.settings.update(NO_OUTER_COLUMNS)
         return plan.finished(attach(body.ctes, sql))
 
     async def check_condition(self, text: str) -> Analysis:
@@ -211,11 +216,13 @@ class Planner:
             sql, own = rendered.sql, rendered.bindings
         analysis = await self._checked(plan, sql, own)
         plan.names.update(analysis.ctes)
+        plan.has_operands = plan.has_operands or any(t.is_operand for t in analysis.tables)
         inner = _Body(
             pipe=body.pipe,
             arguments=body.arguments,
             path=(*body.path, step),
             hidden=body.hidden,
+            defined=body.defined.union(analysis.ctes),
             ctes=body.ctes,
         )
         await self._resolve(plan, inner, node, analysis)
@@ -314,7 +321,7 @@ class Planner:
             pipe=other,
             arguments=body.arguments if body.pipe else self._arguments_for(plan, other),
             path=body.path,
-            hidden=body.hidden | own,
+            hidden=body.hidden | own | body.defined,
         )
         if body.pipe is not None:
             plan.names.add(other.name)

@@ -26,14 +26,16 @@ class Planned(Struct, frozen=True, kw_only=True):
 
     ``settings`` must be sent with it: the row filters of the token are among them. ``tables`` are
     the data sources and quarantine tables it reads, ``names`` everything that its WITH clauses
-    read or define. ``cache_ttl_s`` is the shortest that a template asked for. ``is_volatile``: the
-    same data may give another answer a moment later. ``secret_bindings`` are those no log may show.
+    read or define; ``has_operands``: some of that right of IN. ``cache_ttl_s`` is the shortest that
+    a template asked for. ``is_volatile``: the same data may give another answer a moment later.
+    ``secret_bindings`` are those no log may show.
     """
 
     sql: str
     bindings: Mapping[str, ParameterValue]
     tables: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    has_operands: bool = False
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     cache_ttl_s: int | None = None
     is_volatile: bool = False
@@ -83,6 +85,7 @@ class Growth(Struct, kw_only=True):
     bindings: dict[str, ParameterValue] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+    has_operands: bool = False
     problems: list[ParameterError] = field(default_factory=list)
     next_binding: int = 1
     settings: dict[str, SettingValue] = field(default_factory=dict)
@@ -115,6 +118,7 @@ class Growth(Struct, kw_only=True):
             bindings=self.bindings,
             tables=frozenset(self.tables),
             names=frozenset(self.names),
+            has_operands=self.has_operands,
             settings=self.settings,
             cache_ttl_s=self.cache_ttl_s,
             is_volatile=self.is_volatile,

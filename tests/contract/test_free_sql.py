@@ -59,13 +59,14 @@ def _workspace() -> Workspace:
     names = ("orders", "users", "members", "secrets", "daily")
     pipes = (
         _pipe("totals", "SELECT org, count() AS c, max(v) AS top FROM orders GROUP BY org"),
-        _pipe("own", "SELECT v FROM orders WHERE org IN members_of"),
+        _pipe("own", "SELECT v FROM orders WHERE org IN members"),
         _pipe(
             "of_member",
             "SELECT name FROM users WHERE org IN (SELECT org FROM members WHERE"
             " person = {{Int32(person)}})",
         ),
         _pipe("greeting", "SELECT {{tb_secret('word')}} = 'x' AS good, {{Int32(person, 1)}} AS p"),
+        _pipe("in_table", "SELECT name FROM users WHERE (1, org) IN members"),
         _pipe("hidden", "SELECT word FROM secrets"),
         _pipe("rejected", "SELECT * FROM orders_quarantine"),
         _pipe("chosen", "SELECT count() AS c FROM {{table(t, 'secrets')}}"),
@@ -96,6 +97,7 @@ TENANT = Grant(
         _calls("totals"),
         _calls("of_member", person="1"),
         _calls("greeting"),
+        _calls("in_table"),
         _calls("rejected"),
         _calls("chosen"),
         _calls("to_daily"),
@@ -313,6 +315,15 @@ GRANT_ATTACKS = [
     "SELECT * FROM (WITH members AS (SELECT 1 AS person, 2 AS org) SELECT * FROM of_member)",
     "WITH users AS (SELECT 1 AS org, word AS name FROM hidden) SELECT * FROM of_member",
     "WITH [(1, 2)] AS members SELECT * FROM of_member",
+    "SELECT * FROM of_member, (SELECT 1 AS person, 2 AS org) AS members",
+    "SELECT arrayMap(members -> (SELECT any(name) FROM in_table), [[(1, 2)]])",
+    "SELECT (SELECT any(name) FROM in_table) FROM values('members Array(Tuple(Int32, Int32))',"
+    " [(1, 2)])",
+    "SELECT members, (SELECT any(name) FROM in_table)"
+    " FROM values('members Array(Tuple(Int32, Int32))', [(1, 2)])",
+    "WITH x AS (SELECT any(name) FROM in_table) SELECT *, members"
+    " FROM values('members Array(Tuple(Int32, Int32))', [(1, 2)]), x",
+    "SELECT (WITH [(1, 2)] AS members SELECT any(name) FROM in_table)",
     "SELECT hasColumnInTable(currentDatabase(), 'secrets', 'word')",
     "SELECT file('/etc/passwd')",
     "SELECT * FROM url('http://127.0.0.1/', 'CSV', 'a String')",
@@ -364,6 +375,12 @@ def test_the_attacks_would_show_something_to_an_administrator(
     assert len(shown) >= 60
     answered = [sql for sql, (_, seen, _) in outcomes.items() if "refused" not in seen]
     assert len(answered) >= 40
+
+
+async def test_a_pipe_that_reads_a_table_right_of_in_can_be_read(
+    rig: Rig, outcomes: Mapping[str, tuple[str, str, str]]
+) -> None:
+    assert await rig.ask("SELECT (SELECT any(name) FROM in_table) FROM users LIMIT 1") == "user1"
 
 
 @pytest.mark.parametrize("sql", HARMLESS)
@@ -430,6 +447,11 @@ async def test_a_condition_may_read_data_sources(rig: Rig, outcomes: object) -> 
     condition = "org IN (SELECT org FROM members WHERE person = 2)"
     member = Grant(name="member", scopes=(_reads("orders", condition),))
     assert await rig.ask("SELECT DISTINCT org FROM orders", member) == "2"
+    for mine in (
+        "WITH members AS (SELECT 2 AS person, arrayJoin([1, 2]) AS org)",
+        "WITH [1, 2] AS members",
+    ):
+        assert await rig.ask(f"{mine} SELECT DISTINCT org FROM orders", member) == "2"
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,18 @@ async def test_a_node_does_not_hide_a_table_from_the_pipes_it_reads(bench: Bench
     assert await bench.ask("outer") == "4\t10"
 
 
+async def test_a_with_of_a_node_does_not_hide_a_table_from_the_pipes_it_reads(
+    bench: Bench,
+) -> None:
+    bench.pipe("inner", answer="SELECT count() AS c FROM EV")
+    bench.pipe(
+        "outer",
+        answer="WITH EV AS (SELECT n FROM EV WHERE n < 4)"
+        " SELECT (SELECT count() FROM EV), c FROM inner",
+    )
+    assert await bench.ask("outer") == "4\t10"
+
+
 async def test_placeholders_that_no_template_wrote_are_refused(bench: Bench) -> None:
     bench.pipe("p", one="SELECT {{Int32(a, 5)}} AS x", answer="SELECT x, {p1:Int32} FROM one")
     with pytest.raises(QueryError, match=r"placeholder '\{p1\}', which nothing binds"):
@@ -269,6 +281,12 @@ async def test_sql_over_a_result_cannot_change_what_the_endpoint_reads(bench: Be
         sql = f"WITH {name} AS (SELECT 100 AS n) SELECT max(n) FROM _"
         with pytest.raises(QueryError, match=f"'{name}' is read within a pipe"):
             await over_result(bench.engine.parse, planned, sql)
+    outer = "SELECT (SELECT max(n) FROM _) FROM values('low Array(UInt32)', [100])"
+    bench.pipe("r", low="SELECT n FROM EV WHERE n < 5", answer="SELECT n FROM EV WHERE n IN low")
+    other = await bench.planner().plan(bench.pipes["r"], bench.pipes["r"].answer, {})
+    over = await over_result(bench.engine.parse, other, outer)
+    with pytest.raises(QueryError, match="parent scope"):
+        await bench.engine.fetch(over.statement("TSV", limits=Limits()))
     over = await over_result(bench.engine.parse, planned, "SELECT max(n), now() > 0 FROM _")
     assert over.is_volatile
     assert (await bench.engine.fetch(over.statement("TSV", limits=Limits()))).body == b"4\t1\n"
