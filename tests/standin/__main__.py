@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.standin.answer import Watch
 from tests.standin.engine import Engine
 from tests.standin.faults import Faults
 from tests.standin.native import Service
@@ -37,6 +38,7 @@ def main() -> None:
             options.folder / "standin-access.json",
         ),
         faults=Faults(),
+        watch=Watch(engine),
         name="ClickHouse",
         version=(major, minor, patch),
     )

@@ -7,7 +7,9 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from shared.clickhouse.session import Session
@@ -15,10 +17,14 @@ from tests.standin.engine import Access, Engine
 from tests.standin.errors import ServerError
 from tests.standin.running import Query
 
-_WATCH_S = 0.05
+_WATCH_S = 0.02
 
 
-class Answer(threading.Thread):
+# Kept warm: a thread that is new to the engine costs it more than a small query does.
+_threads = ThreadPoolExecutor(256, thread_name_prefix="answer")
+
+
+class Answer:
     """Runs a query whose answer is read from ``reading``.
 
     Args:
@@ -39,42 +45,25 @@ class Answer(threading.Thread):
         sql: str,
         output_format: str,
     ) -> None:
-        super().__init__(daemon=True)
-        self.reading, self._writing = os.pipe()
-        self._engine = engine
-        self._session = session
-        self._query = query
-        self._access = access
-        self._sql = sql
-        self._output_format = output_format
-        self._result: Any = None
-        self._error: ServerError | None = None
+        self.reading, writing = os.pipe()
 
-    def run(self) -> None:
-        """Write the answer; runs in this thread."""
-        try:
-            self._result = self._engine.run_into(
-                self._session,
-                self._query,
-                self._access,
-                self._sql,
-                self._output_format,
-                self._writing,
-            )
-        except ServerError as error:
-            self._error = error
-        except BrokenPipeError:
-            self._error = ServerError(394, "QUERY_WAS_CANCELLED", "Query was cancelled.")
-        finally:
-            os.close(self._writing)
+        def work() -> Any:
+            try:
+                return engine.run_into(session, query, access, sql, output_format, writing)
+            except BrokenPipeError:
+                raise ServerError(394, "QUERY_WAS_CANCELLED", "Query was cancelled") from None
+            finally:
+                os.close(writing)
+
+        self._future = _threads.submit(work)
 
     def __enter__(self) -> Answer:
-        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.reading)
-        self.join()
+        # The session is used again: nobody may still be in it.
+        wait([self._future])
 
     def result(self) -> Any:
         """The engine's result, once the pipe has ended.
@@ -82,31 +71,45 @@ class Answer(threading.Thread):
         Raises:
             ServerError: It failed.
         """
-        self.join()
-        if self._error is not None:
-            raise self._error
-        return self._result
+        return self._future.result()
 
 
-@contextlib.contextmanager
-def ended_with(sock: socket.socket, engine: Engine, query: Query) -> Iterator[None]:
-    """End the query when its client says anything more, or goes away."""
-    over = threading.Event()
+class Watch:
+    """Looks after clients that wait for a query; one that says anything or goes away ends it."""
 
-    def watch() -> None:
-        while not over.is_set():
-            try:
-                readable = select.select([sock], [], [], _WATCH_S)[0]
-            except (OSError, ValueError):
-                return
-            if readable and not over.is_set():
-                engine.end(query)
-                return
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Query] = {}
+        self._some = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        # Not joined: it may be inside a KILL that waits for this very query.
+    @contextlib.contextmanager
+    def over(self, sock: socket.socket, query: Query) -> Iterator[None]:
+        """Look after the client of one query."""
+        descriptor = sock.fileno()
+        with self._lock:
+            self._waiting[descriptor] = query
+        self._some.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.pop(descriptor, None)
+
+    def _look(self) -> None:
+        while self._some.wait():
+            with self._lock:
+                waiting = dict(self._waiting)
+                if not waiting:
+                    self._some.clear()
+                    continue
+            poll = select.poll()
+            for descriptor in waiting:
+                poll.register(descriptor, select.POLLIN | select.POLLHUP)
+            for descriptor, _ in poll.poll(0):
+                with self._lock:
+                    query = self._waiting.pop(descriptor, None)
+                if query is not None and query is waiting.get(descriptor):
+                    _threads.submit(self._engine.end, query)
+            time.sleep(_WATCH_S)

@@ -32,6 +32,9 @@ from tests.standin.text import (
 )
 
 _MAX_IDLE = 8
+_MAX_KINDS = 32
+# Database, level of readonly, and the settings that are fixed with it.
+_Key = tuple[str, int, frozenset[tuple[str, str]]]
 _BASE_SETTINGS: Mapping[str, str | int] = {"log_queries": 0}
 _KILL_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _KILL_WHERE = re.compile(r"\bWHERE\b(.*?)(?:\b(SYNC|ASYNC|TEST)\b)?\s*;?\s*\Z", re.I | re.S)
@@ -73,7 +76,7 @@ class Engine:
             remove_orphans(folder)
         self._connection = str(folder.absolute())
         self._lock = threading.Lock()
-        self._idle: dict[tuple[str, int], list[Session]] = {}
+        self._idle: dict[_Key, list[Session]] = {}
         self.running = Running()
         self._control = self._open("", 0, {})
         self.real_version = self._scalar("SELECT version()")
@@ -111,28 +114,30 @@ class Engine:
     @contextlib.contextmanager
     def session(self, access: Access) -> Iterator[Session]:
         """A session for one statement that leaves nothing behind in it."""
-        if access.readonly == 1:
-            fresh = self._open(access.database, 1, access.settings)
-            try:
-                yield fresh
-            finally:
-                fresh.close()
-            return
-        key = (access.database, access.readonly)
+        # At level 1 nothing can be changed any more, so the settings belong to the session.
+        fixed = access.settings if access.readonly == 1 else {}
+        key = (access.database, access.readonly, frozenset(fixed.items()))
         with self._lock:
-            idle = self._idle.setdefault(key, [])
+            idle = self._idle.get(key)
             session = idle.pop() if idle else None
-        session = session or self._open(access.database, access.readonly, {})
+        session = session or self._open(access.database, access.readonly, fixed)
         try:
             yield session
         except BaseException:
             session.close()
             raise
+        self._keep(key, session)
+
+    def _keep(self, key: _Key, session: Session) -> None:
+        dropped: list[Session] = []
         with self._lock:
-            if len(idle) < _MAX_IDLE:
-                idle.append(session)
-                return
-        session.close()
+            if len(self._idle) >= _MAX_KINDS and key not in self._idle:
+                dropped = [other for idle in self._idle.values() for other in idle]
+                self._idle.clear()
+            idle = self._idle.setdefault(key, [])
+            (idle if len(idle) < _MAX_IDLE else dropped).append(session)
+        for other in dropped:
+            other.close()
 
     def own_session(self, access: Access) -> Session:
         """A session for a connection, which keeps its state; the caller closes it."""

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from tests.standin.answer import Answer, ended_with
+from tests.standin.answer import Answer
 from tests.standin.engine import Access
 from tests.standin.errors import ServerError
 from tests.standin.faults import Cut, Fault, Subject
@@ -367,7 +367,7 @@ class _Exchange:
         held: list[bytes] = []
         size = 0
         watched = (
-            ended_with(self._sock, self._engine, query)
+            self._service.watch.over(self._sock, query)
             if request.query.get("cancel_http_readonly_queries_on_client_close") in ("1", "true")
             else contextlib.nullcontext()
         )

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from shared.clickhouse.session import EngineError, Session
-from tests.standin.answer import Answer, ended_with
+from tests.standin.answer import Answer, Watch
 from tests.standin.blocks import (
     REVISION,
     Block,
@@ -56,6 +56,7 @@ class Service(Struct, frozen=True, kw_only=True):
     engine: Engine
     users: Users
     faults: Faults
+    watch: Watch
     name: str
     version: tuple[int, int, int]
 
@@ -352,7 +353,7 @@ class NativeConnection:
         self._service.faults.pass_through("before", subject)
         body = split_format(self._service.answering(query, self._user))
         sql = f"{body.body} {body.tail}"
-        with ended_with(self._sock, self._engine, query):
+        with self._service.watch.over(self._sock, query):
             rows = self._send_answer(query, access, sql, subject)
         self._send(varint(_S_PROFILE), *map(varint, (rows, 1, 0)), b"\x00", varint(0), b"\x00")
         self._send(data_packet(_S_DATA, b"\x00\x00", self._compression))
