@@ -49,6 +49,7 @@ class Spool:
         self._file_bytes = 0
         self._read_at = 0
         self._write_at = 0
+        self._is_writing = False
         self._working = 0
         self._is_closed = False
         self._has_ended = False
@@ -115,15 +116,22 @@ class Spool:
         # Counted first, so that others find it taken.
         self._disk.used_bytes += len(piece)
         self._file_bytes += len(piece)
-        await self._in_thread(_write_all, self._file.fileno(), piece, self._write_at)
-        self._write_at += len(piece)
+        self._is_writing = True
+        try:
+            await self._in_thread(_write_all, self._file.fileno(), piece, self._write_at)
+            self._write_at += len(piece)
+        finally:
+            self._is_writing = False
 
     async def _read(self) -> bytes:
         assert self._file is not None
         size = min(_READ_BYTES, self._write_at - self._read_at)
         piece = await self._in_thread(os.pread, self._file.fileno(), size, self._read_at)
+        if not piece:
+            # An empty piece would pass for the end.
+            raise OSError("A file of answers that wait to be read was cut by somebody else.")
         self._read_at += len(piece)
-        if not self._is_in_file and not self._working:
+        if not self._is_in_file and not self._is_writing:
             self._empty_file()
         return piece
 

@@ -47,17 +47,24 @@ def test_what_goes_in_comes_out_in_order_however_reader_and_writer_take_turns(
 
 
 async def test_reader_and_writer_at_the_same_time_lose_nothing() -> None:
-    spool = Spool(Disk())
+    pieces = [number.to_bytes(4) * 16_384 for number in range(150)]
+    for _ in range(10):
+        disk = Disk()
+        spool = Spool(disk)
 
-    async def fill() -> None:
-        for number in range(30):
-            await spool.put(piece(number))
-        spool.end()
+        async def fill(spool: Spool) -> None:
+            for each in pieces:
+                await spool.put(each)
+            spool.end()
 
-    filling = asyncio.ensure_future(fill())
-    assert await read_all(spool) == b"".join(map(piece, range(30)))
-    await filling
-    spool.close()
+        # The writer is ahead at first, so that both work on the file.
+        filling = asyncio.ensure_future(fill(spool))
+        while not disk.used_bytes:  # noqa: ASYNC110 - nobody tells when it is used
+            await asyncio.sleep(0)
+        assert await read_all(spool) == b"".join(pieces)
+        await filling
+        spool.close()
+        assert disk.used_bytes == 0
 
 
 async def test_little_stays_in_memory() -> None:
