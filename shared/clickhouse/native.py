@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from clickhouse_driver import Client, errors
@@ -270,7 +271,7 @@ class NativePool:
 
     def __init__(self, url: ServerUrl, hosts: Hosts, boots: Boots, *, max_waiting: int) -> None:
         size = url.insert_connections
-        self._make = lambda: NativeClient(url, hosts, boots)
+        self._make: Callable[[], NativeClient] = partial(NativeClient, url, hosts, boots)
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="clickhouse-native")
         self._most = size + max_waiting
         self._lock = threading.Lock()
