@@ -16,12 +16,21 @@ from shared.errors import NotFoundError, PermissionDeniedError
 from shared.model.resources import Node, Pipe
 from shared.model.workspace import Workspace
 
+_ID_PREFIX = "t_"
 _TYPES = {"standard": "default", "materialized": "materialized", "copy": "copy", "sink": "sink"}
 
 
 def resource_id(kind: str, name: str) -> str:
     """An id that stays the same for as long as the name does."""
-    return "t_" + hashlib.blake2b(f"{kind}:{name}".encode(), digest_size=16).hexdigest()
+    return _ID_PREFIX + hashlib.blake2b(f"{kind}:{name}".encode(), digest_size=16).hexdigest()
+
+
+def pipe_name(workspace: Workspace, name_or_id: str) -> str:
+    """The name of a pipe that is given by name or id; what is no id is taken for a name."""
+    if not name_or_id.startswith(_ID_PREFIX) or name_or_id in workspace.pipes:
+        return name_or_id
+    ids = {resource_id("pipe", found): found for found in workspace.pipes}
+    return ids.get(name_or_id, name_or_id)
 
 
 def pipe_list(
@@ -45,8 +54,7 @@ def pipe_details(
         PermissionDeniedError: The token may not know of it; said before whether there is one.
         NotFoundError: There is none.
     """
-    known = {resource_id("pipe", found): found for found in workspace.pipes}
-    name = known.get(name, name)
+    name = pipe_name(workspace, name)
     if not grant.allows(PIPES_READ, name):
         raise PermissionDeniedError(f"The token lacks the scope {PIPES_READ}:{name}.")
     pipe = workspace.pipe(name)

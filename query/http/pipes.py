@@ -33,7 +33,7 @@ from query.http.body import read_arguments
 from query.http.cached import CachedAnswers
 from query.http.explain import SUFFIX as EXPLAIN_SUFFIX
 from query.http.explain import explain_endpoint
-from query.http.listing import pipe_details, pipe_list
+from query.http.listing import pipe_details, pipe_list, pipe_name
 from query.over import over_result
 from query.parameters import merge_arguments
 from query.plan import Planner
@@ -114,6 +114,7 @@ class _PipesApi:
                 status = await self._cached.send(*kept, scope, send)
                 return
             name, format_ = split_name(path)
+            name = pipe_name(planner.workspace, name)
             grant.require(PIPES_READ, name)
             planned, order = await self._order(name, format_, grant, scope, body)
             status = await self._respond(
