@@ -13,7 +13,13 @@ from shared.auth.stored import StoredTokens
 from shared.auth.table import Loaded, TokenTable
 from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock
-from shared.errors import AppError, ConfigError, InsertError, QueryError
+from shared.errors import (
+    AppError,
+    ClickHouseUnavailableError,
+    ConfigError,
+    InsertError,
+    QueryError,
+)
 from shared.settings import Settings
 
 
@@ -39,6 +45,10 @@ async def open_tokens(
     try:
         loaded = await _prepared(table, clock)
     except (QueryError, InsertError) as error:
+        if error.retriable:
+            raise ClickHouseUnavailableError(
+                f"The table pipehouse.tokens does not answer: {_one_line(error)}"
+            ) from error
         raise ConfigError(
             f"The table pipehouse.tokens cannot be used: {_one_line(error)}",
             hint="Deploy the project first, or give this user the right to make the table.",
