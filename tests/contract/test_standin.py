@@ -193,6 +193,22 @@ def test_hidden_columns_are_written_only_where_that_is_allowed(
         assert session.execute("SELECT * FROM t ORDER BY a") == [(1, "a"), (2, "b")]
 
 
+def test_a_query_over_the_data_that_is_sent_decides_what_is_stored(
+    standin: Standin, database: str
+) -> None:
+    make_table(standin, database)
+    sql = "INSERT INTO t (a, s) SELECT x + 1, upper(y) FROM input('x Int32, y String') FORMAT "
+    with client(standin, database=database) as session:
+        session.execute(f"{sql}Native", [(1, "a"), (2, "b")])
+        with web(standin) as over_http:
+            body = b'{"x":5,"y":"c"}'
+            answer = over_http.post(
+                "/", params={"database": database, "query": f"{sql}JSONEachRow"}, content=body
+            )
+        assert answer.status_code == 200, answer.text
+        assert session.execute("SELECT a, s FROM t ORDER BY a") == [(2, "A"), (3, "B"), (6, "C")]
+
+
 REFUSED = [
     ("INSERT INTO t (a, s) VALUES", [(1, "a"), (5000, "b")], 469, "small"),
     ("INSERT INTO nowhere (a) VALUES", [(1,)], 60, "nowhere"),

@@ -18,8 +18,8 @@ import msgspec
 from tests.standin.answer import Watch
 from tests.standin.engine import Engine
 from tests.standin.faults import Faults
-from tests.standin.native import Service
 from tests.standin.server import listeners, tls_context
+from tests.standin.service import Service
 from tests.standin.users import User, Users
 
 

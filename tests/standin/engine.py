@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import threading
 import time
@@ -22,6 +21,7 @@ from shared.clickhouse.sql import literal, quote_identifier, quote_table
 from tests.standin.blocks import Block
 from tests.standin.errors import ServerError, server_error
 from tests.standin.running import Query, Running
+from tests.standin.statements import Column, as_insert_select, kill_answer, write_all
 from tests.standin.text import (
     InputCall,
     InsertHead,
@@ -51,14 +51,6 @@ class Access(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, str] = msgspec.field(default_factory=dict)
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     readonly: int = 0
-
-
-class Column(Struct, frozen=True):
-    """A column of a table; ``kind`` is empty, DEFAULT, MATERIALIZED, ALIAS or EPHEMERAL."""
-
-    name: str
-    type: str
-    kind: str
 
 
 class Engine:
@@ -176,7 +168,7 @@ class Engine:
         split = split_format(sql)
         if not is_streamed(sql):
             result = self.run(session, query, access, sql, split.format or output_format)
-            _write_all(descriptor, result.bytes())
+            write_all(descriptor, result.bytes())
             return result
         return self.run(
             session,
@@ -253,7 +245,7 @@ class Engine:
                 access,
                 f"INSERT INTO {quote_table(*target)} ({names}) SELECT {names}"
                 f" FROM file({literal(path)}, 'Native', {literal(structure)})"
-                f" SETTINGS {_as_insert_select(access.settings, bodies)}"
+                f" SETTINGS {as_insert_select(access.settings, bodies)}"
                 + (f", {settings}" if settings else ""),
                 "Null",
             )
@@ -287,7 +279,7 @@ class Engine:
                 query,
                 access,
                 f"{call.before}{source}{call.after}"
-                f" SETTINGS {_as_insert_select(access.settings, bodies)}",
+                f" SETTINGS {as_insert_select(access.settings, bodies)}",
                 "Null",
             )
 
@@ -336,7 +328,7 @@ class Engine:
                 " the grant KILL QUERY ON *.*.",
             )
         if mode == "TEST":
-            return _kill_answer(found, "unknown_status")
+            return kill_answer(found, "unknown_status")
         for query in found:
             query.cancelled.set()
         if mode == "SYNC":
@@ -345,7 +337,7 @@ class Engine:
         else:
             for query in found:
                 threading.Thread(target=self.end, args=(query,), daemon=True).start()
-        return _kill_answer(found, "finished" if mode == "SYNC" else "waiting")
+        return kill_answer(found, "finished" if mode == "SYNC" else "waiting")
 
     def _control_query(self, sql: str, user: str) -> list[str]:
         with self._kill_lock:
@@ -378,38 +370,3 @@ class Engine:
             for session in idle:
                 session.close()
         self._control.close()
-
-
-def _as_insert_select(settings: Mapping[str, str], bodies: Iterable[bytes]) -> str:
-    """What makes INSERT … SELECT treat its block as an INSERT of data treats it."""
-    mode = settings.get("deduplicate_insert", "backward_compatible_choice")
-    wanted = settings.get("insert_deduplicate", "1") not in ("0", "false")
-    if mode == "disable" or (mode != "enable" and not wanted):
-        chosen = "insert_select_deduplicate = 0, deduplicate_insert_select = 'disable'"
-    else:
-        chosen = "insert_select_deduplicate = 1, deduplicate_insert_select = 'force_enable'"
-        if not settings.get("insert_deduplication_token"):
-            # A block of data without a token is known by its content, a query's result is not.
-            digest = hashlib.sha256(b"".join(bodies)).hexdigest()
-            chosen += f", insert_deduplication_token = 'content:{digest}'"
-    # The blocks keep their order, and are put together as those of a connection are.
-    return f"{chosen}, max_threads = 1, max_insert_threads = 1"
-
-
-def _kill_answer(found: list[Query], status: str) -> str:
-    rows = ", ".join(
-        f"({literal(status)}, {literal(query.query_id)}, {literal(query.user)},"
-        f" {literal(query.sql)})"
-        for query in found
-    )
-    columns = "kill_status String, query_id String, user String, query String"
-    if not found:
-        return f"SELECT * FROM null('{columns}')"
-    return f"SELECT * FROM values('{columns}', {rows})"
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    with open(descriptor, "wb", closefd=False, buffering=0) as file:
-        while view:
-            view = view[file.write(view) :]

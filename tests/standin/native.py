@@ -8,12 +8,9 @@ import select
 import socket
 import ssl
 import struct
-from typing import Any
-
-from msgspec import Struct
 
 from shared.clickhouse.session import EngineError, Session
-from tests.standin.answer import Answer, Watch
+from tests.standin.answer import Answer
 from tests.standin.blocks import (
     REVISION,
     Block,
@@ -27,10 +24,13 @@ from tests.standin.blocks import (
     text,
     varint,
 )
-from tests.standin.engine import Access, Engine
+from tests.standin.engine import Access
 from tests.standin.errors import ServerError
-from tests.standin.faults import Cut, Faults, Subject
+from tests.standin.faults import Cut, Subject
+from tests.standin.query_packet import Request, read_query
 from tests.standin.running import Query
+from tests.standin.service import Service
+from tests.standin.statements import insert_columns
 from tests.standin.text import (
     InputCall,
     InsertHead,
@@ -41,42 +41,13 @@ from tests.standin.text import (
     parse_insert,
     split_format,
 )
-from tests.standin.users import User, Users
+from tests.standin.users import User
 
 _HELLO, _QUERY, _DATA, _CANCEL, _PING = 0, 1, 2, 3, 4
 _S_HELLO, _S_DATA, _S_EXCEPTION, _S_PROGRESS, _S_PONG, _S_END, _S_PROFILE = 0, 1, 2, 3, 4, 5, 6
 _OLDEST_CLIENT = 54429
 _RECEIVE_BYTES = 1024 * 1024
 _WATCH_S = 0.05
-
-
-class Service(Struct, frozen=True, kw_only=True):
-    """What connections need of the server around them."""
-
-    engine: Engine
-    users: Users
-    faults: Faults
-    watch: Watch
-    name: str
-    version: tuple[int, int, int]
-
-    def answering(self, query: Query, user: User) -> str:
-        """The text to run for a statement with an answer; a KILL is carried out here."""
-        if first_word(query.sql) == "KILL":
-            everybody = user.grants is None or any(
-                grant.privilege in ("ALL", "KILL QUERY") for grant in user.grants
-            )
-            return self.engine.kill(query.sql, query.user, everybody=everybody)
-        return self.users.grants_sql(query.sql, query.user) or query.sql
-
-
-class Request(Struct, frozen=True, kw_only=True):
-    """A query packet."""
-
-    query_id: str
-    sql: str
-    settings: dict[str, str]
-    compressed: bool
 
 
 class NativeConnection:
@@ -169,47 +140,15 @@ class NativeConnection:
         if kind == _PING:
             self._send(varint(_S_PONG))
         elif kind == _QUERY:
-            self._answer_query(self._read_query())
+            request = read_query(self._reader, self._engine.setting_names)
+            self._compression = request.compression
+            self._answer_query(request)
         elif kind == _DATA:
             # The rest of an INSERT that was refused before its data came.
             self._read_data()
         elif kind != _CANCEL:
             return False
         return True
-
-    def _read_query(self) -> Request:
-        reader = self._reader
-        query_id = read_text(reader)
-        if reader.read(1) != b"\x00":
-            for _ in range(3):
-                read_text(reader)
-            reader.read(1)
-            for _ in range(3):
-                read_text(reader)
-            for _ in range(3):
-                read_varint(reader)
-            read_text(reader)
-            read_varint(reader)
-        settings: dict[str, str] = {}
-        unknown = ""
-        while name := read_text(reader):
-            important = reader.read(1)[0] & 1
-            value = read_text(reader)
-            if name in self._engine.setting_names:
-                settings[name] = value
-            elif important:
-                unknown = name
-        read_varint(reader)
-        compressed = read_varint(reader) == 1
-        if compressed:
-            method = settings.get("network_compression_method", "lz4").lower()
-            self._compression = "zstd" if method == "zstd" else "lz4"
-        else:
-            self._compression = None
-        sql = read_text(reader)
-        if unknown:
-            settings[unknown] = ""
-        return Request(query_id=query_id, sql=sql, settings=settings, compressed=compressed)
 
     def _read_data(self) -> Block:
         read_text(self._reader)
@@ -407,33 +346,3 @@ class NativeConnection:
             text(""),
             b"\x00",
         )
-
-
-def insert_columns(
-    existing: list[Any], head: InsertHead, target: tuple[str, str], allow_materialized: bool
-) -> tuple[tuple[str, str], ...]:
-    """Names and types of the columns that an INSERT names, in its order.
-
-    Raises:
-        ServerError: One does not exist or cannot be inserted.
-    """
-    if not head.columns:
-        return tuple((c.name, c.type) for c in existing if c.kind in ("", "DEFAULT"))
-    by_name = {column.name: column for column in existing}
-    chosen = []
-    for name in head.columns:
-        column = by_name.get(name)
-        if column is None:
-            raise ServerError(
-                16,
-                "NO_SUCH_COLUMN_IN_TABLE",
-                f"No such column {name} in table {target[0]}.{target[1]}",
-            )
-        if column.kind == "ALIAS" or (column.kind == "MATERIALIZED" and not allow_materialized):
-            raise ServerError(
-                44,
-                "ILLEGAL_COLUMN",
-                f"Cannot insert column {name}, because it is {column.kind} column",
-            )
-        chosen.append((column.name, column.type))
-    return tuple(chosen)

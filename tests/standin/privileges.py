@@ -30,7 +30,7 @@ _PARTS_OF_ALL = {"CREATE", "DROP", "ALTER", "SHOW", "SYSTEM"}
 _ON_NAME = {"ALTER", "TRUNCATE", "OPTIMIZE", "CHECK"}
 
 
-class Grant(Struct, frozen=True):
+class Grant(Struct, frozen=True, array_like=True):
     """A privilege on a table, all tables (``*``) of a database, or of all databases."""
 
     privilege: str

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.standin.http import HttpConnection
-from tests.standin.native import NativeConnection, Service
+from tests.standin.native import NativeConnection
+from tests.standin.service import Service
 
 
 class Connection(Protocol):
