@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
@@ -99,6 +99,11 @@ class Rig(Struct, kw_only=True):
         result = await self.engine.fetch(Statement(sql=sql.replace("EV", self.name), format="TSV"))
         return result.body.decode().split()
 
+    async def assert_exactly_once_by_id(self) -> None:
+        rows = await self.one("SELECT count(), uniqExact(id) FROM EV")
+        assert rows == [str(self.sent)] * 2
+        assert await self.one("SELECT sum(n) FROM EV_view_target") == [str(self.sent)]
+
     async def assert_exactly_once(self, quarantined: int = 0) -> None:
         rows = await self.one(
             "SELECT count(), uniqExact(__partition, __offset), uniqExact(id) FROM EV"
@@ -157,6 +162,15 @@ async def open_rig(
         )
     finally:
         await log.close()
+
+
+async def until(check: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
+    """Wait until something of another process is so."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            if await check():
+                return
+            await asyncio.sleep(0.05)
 
 
 async def close(worker: Worker) -> None:

@@ -102,8 +102,8 @@ async def test_rows_say_where_they_come_from(
         )
     )
     assert found.body.decode().splitlines() == [
-        f'[7, "{topic}", 1, "0", "2023-11-14 22:13:20", "", "{{\\"id\\": 7}}", {{"trace":"t0"}}]',
-        f'[8, "{topic}", 1, "3", "2023-11-14 22:13:23", "key", "{{ \\"id\\": 8 }}",'
+        f'[7, "{topic}", 1, 0, "2023-11-14 22:13:20", "", "{{\\"id\\": 7}}", {{"trace":"t0"}}]',
+        f'[8, "{topic}", 1, 3, "2023-11-14 22:13:23", "key", "{{ \\"id\\": 8 }}",'
         ' {"trace":"t3"}]',
     ]
     bad = await engine.fetch(
