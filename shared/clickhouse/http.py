@@ -82,6 +82,7 @@ class HttpConnection(asyncio.Protocol):
         self._buffered = 0
         self._paused = False
         self._lost = False
+        self._is_spoilt = False
         self._failure = ""
         self._keep_alive_s = _KEEP_ALIVE_DEFAULT_S
         self._usable_until_s = 0.0
@@ -164,7 +165,12 @@ class HttpConnection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether another request may be sent."""
-        return self._complete and not self._lost and time.monotonic() < self._usable_until_s
+        return (
+            self._complete
+            and not self._lost
+            and not self._is_spoilt
+            and time.monotonic() < self._usable_until_s
+        )
 
     @property
     def is_done(self) -> bool:
@@ -204,6 +210,8 @@ class HttpConnection(asyncio.Protocol):
                 pending, size = [], 0
                 await self._drain()
                 if self._has_head:
+                    # Refused before it was sent: the rest would be read as another request.
+                    self._is_spoilt = True
                     return
         if pending:
             transport.write(b"".join(pending))

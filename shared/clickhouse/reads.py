@@ -7,6 +7,8 @@ import contextlib
 import uuid
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -25,6 +27,7 @@ T = TypeVar("T")
 
 _KILL_TIMEOUT_S = 10.0
 _OK = 200
+_NONE: Mapping[str, str] = MappingProxyType({})
 _OUT_OF_REACH = (OSError, TimeoutError, HttpBrokenError)
 
 
@@ -79,14 +82,17 @@ class HttpFace:
         sql: str,
         options: Mapping[str, SettingValue],
         *,
-        query_id: str = "",
+        parameters: Mapping[str, str] = _NONE,
         repeatable: bool = True,
         host: Host | None = None,
     ) -> Request:
-        """A statement whose text is the body."""
+        """A statement whose text is the body; ``options`` are settings."""
         text = sql.encode()
-        query_id = query_id or f"ph-{uuid.uuid4().hex}"
-        query = f"{self._common}&{urlencode({'query_id': query_id, **options})}"
+        query_id = f"ph-{uuid.uuid4().hex}"
+        query = f"{self._common}&query_id={query_id}&{_encoded(tuple(options.items()))}"
+        if parameters:
+            bound = {f"param_{name}": value for name, value in parameters.items()}
+            query = f"{query}&{urlencode(bound)}"
         return Request(
             query_id=query_id,
             query=query,
@@ -335,8 +341,7 @@ def summary_of(headers: Mapping[str, str]) -> Summary:
     )
 
 
-def statement_options(
-    settings: Mapping[str, SettingValue], parameters: Mapping[str, str]
-) -> dict[str, SettingValue]:
-    """Settings and bindings as parts of the query string."""
-    return {**settings, **{f"param_{name}": text for name, text in parameters.items()}}
+@lru_cache(maxsize=1024)
+def _encoded(options: tuple[tuple[str, SettingValue], ...]) -> str:
+    """Settings as a part of the query string; the same few come again and again."""
+    return urlencode(options)

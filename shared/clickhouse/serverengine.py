@@ -50,7 +50,6 @@ from shared.clickhouse.reads import (
     Request,
     ServerRefusalError,
     refused,
-    statement_options,
 )
 from shared.clickhouse.serverstream import ServerStream
 from shared.clickhouse.sql import literal
@@ -174,8 +173,11 @@ class ServerClickHouse:
         request = self._face.data_request(
             sql, pieces, {**settings, **self._known(LINE_SETTINGS)}, query_id=query_id
         )
+        sending = asyncio.ensure_future(self._send_lines(request))
+        # Whoever waits may go away; what it comes to is of no interest to anybody then.
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            answer = await asyncio.shield(self._send_lines(request))
+            boot_id = await asyncio.shield(sending)
         except ServerRefusalError as error:
             raise insert_error(str(error)) from None
         except (ClickHouseUnavailableError, HttpBrokenError) as error:
@@ -183,7 +185,7 @@ class ServerClickHouse:
         return Summary(
             elapsed_s=time.monotonic() - began_s,
             result_rows=insert.block.row_count,
-            boot_id=answer,
+            boot_id=boot_id,
         )
 
     async def _send_lines(self, request: Request) -> str:
@@ -209,8 +211,9 @@ class ServerClickHouse:
         settings = self._known({**ENGINE_PROFILE, **settings_of(statement)})
         # The native protocol takes neither bindings, at our revision, nor rows within the text.
         if statement.parameters or statement.sql.lstrip()[:6].upper() == "INSERT":
-            options = statement_options(settings, parameters_of(statement))
-            request = self._face.request(statement.sql, options, repeatable=False)
+            request = self._face.request(
+                statement.sql, settings, parameters=parameters_of(statement), repeatable=False
+            )
             await self._whole(request, statement, silence_s=None)
             return
         query_id = f"ph-{uuid.uuid4().hex}"
@@ -257,9 +260,7 @@ class ServerClickHouse:
     def _read_request(self, statement: Statement, more: Mapping[str, SettingValue]) -> Request:
         settings = self._known({**READ_OPTIONS, **settings_of(statement), **more})
         settings["default_format"] = output_format_of(statement)
-        return self._face.request(
-            statement.sql, statement_options(settings, parameters_of(statement))
-        )
+        return self._face.request(statement.sql, settings, parameters=parameters_of(statement))
 
     async def _whole(
         self, request: Request, statement: Statement, silence_s: float | None = 0
