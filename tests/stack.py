@@ -56,28 +56,33 @@ class StackError(Exception):
 
 @contextlib.contextmanager
 def stack(
-    projects: Sequence[Path], folder: Path, *, ports: Mapping[str, int] | None = None
+    projects: Sequence[Path],
+    folder: Path,
+    *,
+    usual_ports: bool = True,
+    environ: Mapping[str, str] = os.environ,
 ) -> Iterator[Stack]:
     """Start everything; it is stopped in order at the end.
 
     Args:
         projects: What is deployed.
         folder: For data and logs.
-        ports: By name, ``query-1`` and so on; 0 picks a free one. The usual ones by default.
+        usual_ports: Else each process picks a free one.
+        environ: May name a broker and a server, and have more settings for the processes.
 
     Raises:
         StackError: A part did not start.
         ConfigError: There is no Java for a broker.
     """
     with contextlib.ExitStack() as parts:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("PIPEHOUSE_")}
-        environ |= {
+        environ = {
+            **environ,
             "PIPEHOUSE_ADMIN_TOKEN": secrets.token_hex(32),
             "PIPEHOUSE_SECRET": secrets.token_hex(32),
             "PIPEHOUSE_DATA": str(folder / "data"),
             "PIPEHOUSE_LOG_FORMAT": "json",
-            "PIPEHOUSE_KAFKA_BOOTSTRAP_SERVERS": parts.enter_context(_broker(folder)),
-            "PIPEHOUSE_CLICKHOUSE_URL": parts.enter_context(_server(folder)),
+            "PIPEHOUSE_KAFKA_BOOTSTRAP_SERVERS": parts.enter_context(_broker(folder, environ)),
+            "PIPEHOUSE_CLICKHOUSE_URL": parts.enter_context(_server(folder, environ)),
         }
         done = subprocess.run(
             [sys.executable, "-m", "deploy.cli", "deploy", *map(str, projects)],
@@ -94,7 +99,7 @@ def stack(
         urls = {}
         for role, number, port in PROCESSES:
             name = f"{role}-{number}"
-            chosen = port if ports is None else ports.get(name, 0)
+            chosen = port if usual_ports else 0
             processes[name], log = _start(folder, role, name, chosen, environ)
             urls[name] = _address(processes[name], log, role)
         for name, url in urls.items():
@@ -103,8 +108,8 @@ def stack(
 
 
 @contextlib.contextmanager
-def _broker(folder: Path) -> Iterator[str]:
-    if given := os.environ.get("PIPEHOUSE_KAFKA_BOOTSTRAP_SERVERS"):
+def _broker(folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    if given := environ.get("PIPEHOUSE_KAFKA_BOOTSTRAP_SERVERS"):
         yield given
         return
     data = folder / "kafka"
@@ -118,8 +123,8 @@ def _broker(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    if given := os.environ.get("PIPEHOUSE_CLICKHOUSE_URL"):
+def _server(folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    if given := environ.get("PIPEHOUSE_CLICKHOUSE_URL"):
         yield given
         return
     with Standin(folder / "clickhouse") as standin:
