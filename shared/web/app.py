@@ -17,6 +17,7 @@ from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, ControllerRouterHandler, Message, Receive, Scope, Send
 
+from shared.errors import AppError
 from shared.web.cors import ANY_ORIGIN, Cors, Headers
 from shared.web.errors import answer_error, error_answer, error_page
 from shared.web.limits import rate_headers
@@ -104,7 +105,8 @@ class _App:
         except Exception as error:
             if has_started:
                 # Without its end the answer is visibly cut: the server closes the connection.
-                log.error("answer_broken_off", path=scope["path"], exc_info=error)
+                ours = None if isinstance(error, AppError) else error
+                log.error("answer_broken_off", path=scope["path"], error=str(error), exc_info=ours)
             else:
                 await _send(send_with_headers, *error_answer(scope, error))
 
