@@ -159,7 +159,7 @@ def _rows(url: str) -> None:
 @contextlib.contextmanager
 def _query_service(url: str, data: Path) -> Iterator[Server]:
     """The project deployed, and a process that answers for it."""
-    environ = {"PIPEHOUSE_CLICKHOUSE_URL": url, "PIPEHOUSE_SECRET": "a secret of the bench"}
+    environ = {"PIPEHOUSE_CLICKHOUSE_URL": url, "PIPEHOUSE_SECRET": "secret-of-the-bench"}
     subprocess.run(
         [sys.executable, "-m", "deploy.cli", "deploy", str(PROJECT)],
         cwd=ROOT,
