@@ -77,7 +77,6 @@ def _typed(argument: Argument, scalar: ScalarType, default: Evaluate | None) -> 
             return scalar.stand_in
 
     if argument.is_name:
-
         is_text = scalar.name == "String"
 
         def evaluate_name(state: RenderState) -> object:
