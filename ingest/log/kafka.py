@@ -208,7 +208,7 @@ class KafkaLog:
                         await producer.start()
                 except (kafka_errors.KafkaError, TimeoutError) as error:
                     await producer.stop()
-                    raise unavailable(error) from error
+                    raise self._connection.failure("Kafka does not answer", error) from error
                 self._producer = producer
             return self._producer
 
@@ -225,7 +225,7 @@ class KafkaLog:
         try:
             await self.topics.ping()
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            raise unavailable(error) from error
+            raise self._connection.failure("Kafka does not answer", error) from error
 
     async def close(self) -> None:
         """Send what is waiting, for a short time, and disconnect."""
@@ -237,11 +237,6 @@ class KafkaLog:
             self._discard(self._producer)
         await asyncio.gather(*self._flushing.values(), *self._ending, return_exceptions=True)
         await self.topics.close()
-
-
-def unavailable(error: BaseException) -> LogUnavailableError:
-    """What a failure of the library is to those who append."""
-    return LogUnavailableError(f"Kafka does not answer: {type(error).__name__} {error}".rstrip())
 
 
 def _fail(calls: Sequence[_Call], reason: str) -> None:

@@ -6,9 +6,10 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from aiokafka.errors import KafkaConnectionError
 from msgspec import Struct
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, LogUnavailableError
 from shared.model.resources import Connection
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -31,6 +32,24 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers}, {self.protocol})"
+
+    def failure(self, what: str, error: BaseException) -> LogUnavailableError:
+        """What went wrong with the cluster, in one line.
+
+        Args:
+            what: The sentence before the reason.
+            error: What the library raised; it does not tell why a broker hung up on us.
+        """
+        reason = f"{type(error).__name__} {error}".replace("\n", " ").strip()
+        hint = None
+        if isinstance(error, KafkaConnectionError):
+            reason = f"no connection to {self.bootstrap_servers}"
+            if self.protocol != "PLAINTEXT":
+                hint = (
+                    f"It has to listen for {self.protocol}; check KAFKA_KEY, KAFKA_SECRET,"
+                    " KAFKA_SASL_MECHANISM and KAFKA_SSL_CA_PEM."
+                )
+        return LogUnavailableError(f"{what}: {reason}.", hint=hint)
 
     def client_options(self) -> dict[str, Any]:
         """What every client of aiokafka is made with."""

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from ingest.chunk import Partition
 from ingest.log.kafka_connection import KafkaConnection
-from shared.errors import ConfigError, LogUnavailableError
+from shared.errors import ConfigError
 
 _TIMEOUT_S = 10.0
 _NOT_THERE = (
@@ -66,9 +66,7 @@ class KafkaTopics:
         except kafka_errors.InvalidTopicError as error:
             raise ConfigError(f"'{topic}' cannot be the name of a Kafka topic.") from error
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            raise LogUnavailableError(
-                f"Kafka does not make topic '{topic}': {type(error).__name__} {error}".rstrip()
-            ) from error
+            raise self._connection.failure(f"Kafka does not make topic '{topic}'", error) from error
         self._known[topic] = count
         return count
 
@@ -108,9 +106,8 @@ class KafkaTopics:
                 admin = await self._started()
                 found = await admin.list_consumer_group_offsets(group, partitions=wanted)
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            raise LogUnavailableError(
-                f"Kafka does not tell the offsets of group '{group}': {type(error).__name__}"
-            ) from error
+            what = f"Kafka does not tell the offsets of group '{group}'"
+            raise self._connection.failure(what, error) from error
         return {
             Partition(tp.topic, tp.partition): entry.offset
             for tp, entry in found.items()

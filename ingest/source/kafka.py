@@ -132,8 +132,7 @@ class KafkaSource:
             return LogUnavailableError(
                 f"Topic '{self._topic}' does not exist in Kafka.", hint="Create it."
             )
-        name = type(error).__name__
-        return LogUnavailableError(f"Kafka does not serve topic '{self._topic}': {name} {error}")
+        return self._connection.failure(f"Kafka does not serve topic '{self._topic}'", error)
 
     # Rebalances -------------------------------------------------------------------------------
 
