@@ -26,7 +26,6 @@ _READER_LIMITS = (
     "max_execution_time = 60 MAX 600",
     "max_memory_usage = 4000000000 MAX 16000000000",
     "max_concurrent_queries_for_user = 100",
-    "allow_ddl = 0 CONST",
 )
 # What doctor, audit, the cache and recovery ask about; rows without a grant are hidden.
 _SYSTEM_TABLES = (

@@ -77,6 +77,10 @@ async def start_role(
     # The query service writes only where tokens are changed, and says so where it may not.
     clickhouse = await open_server_engine(settings, role, writes=role != "query")
     service.on_close("clickhouse", awaiting(clickhouse.close))
+    feed: Feed | None = None
+    if role != "query":
+        feed = await open_feed(settings)
+        service.on_close("kafka", awaiting(feed.close))
     token = load_or_create_admin_token(settings.data, settings.admin_token)
     parts = Parts(
         settings=settings,
@@ -90,11 +94,8 @@ async def start_role(
     record = DeploymentRecord(clickhouse, clock)
     checks: dict[str, Check] = {"clickhouse": clickhouse.ping}
     routes: list[ControllerRouterHandler] = []
-    feed: Feed | None = None
     ingestion: Worker | None = None
-    if role != "query":
-        feed = await open_feed(settings)
-        service.on_close("kafka", awaiting(feed.close))
+    if feed is not None:
         checks["log"] = feed.log.ping
     if role == "ingest":
         assert feed is not None

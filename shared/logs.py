@@ -132,5 +132,11 @@ def _route_libraries(shared: list[Processor], final: Processor, stream: TextIO, 
         library.handlers = []
         library.propagate = True
         library.setLevel(logging.NOTSET)
+    # Whoever asked the Kafka client for something reports that nobody answers; once is enough.
+    logging.getLogger("aiokafka").addFilter(_is_news)
     # A line for each request would hold query strings, and cost more than the request.
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Unable connect to")
