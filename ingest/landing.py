@@ -6,7 +6,7 @@ Everything the delivery protocol asks of ClickHouse is here; ``ingest/partition.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import structs
@@ -14,6 +14,7 @@ from msgspec import structs
 from ingest.batch import Batch, make_batch
 from ingest.chunk import CellError, Chunk, Partition, Rejection
 from ingest.decode import Decoder, concat_blocks
+from ingest.held import held_block
 from ingest.ledger import Ledger
 from ingest.messages import Holding, Intent
 from ingest.quarantine import QuarantineTable
@@ -67,13 +68,31 @@ class Landing:
 
     # Rows -------------------------------------------------------------------------------------
 
-    async def insert(self, batch: Batch, *, stream: int, partition: int, token: str) -> Summary:
+    async def insert(
+        self,
+        batch: Batch,
+        *,
+        stream: int,
+        partition: int,
+        token: str,
+        is_held: Callable[[], bool] | None = None,
+    ) -> Summary:
         """Insert a batch as one block.
+
+        Args:
+            batch: The rows.
+            stream: Where they come from.
+            partition: Its number.
+            token: What the block is known by.
+            is_held: Asked in the sending thread whether it may still be sent.
 
         Raises:
             InsertError: See ``shared/clickhouse/failures.py``.
+            LeaseLostError: It may not; nothing was sent.
         """
         insert = self._insert(self._datasource.name, batch, token)
+        if is_held is not None:
+            insert = structs.replace(insert, block=held_block(insert.block, is_held))
         if self.carries_identity:
             identity = Identity(stream=stream, partition=partition, runs=batch.runs)
             insert = structs.replace(insert, identity=identity)

@@ -16,6 +16,7 @@ from ingest.chunk import Chunk
 from ingest.claim import Claim, NowhereToStartError
 from ingest.entries import alarm_entry, batch_entry, gap_entries
 from ingest.excluded import fit
+from ingest.held import LeaseLostError
 from ingest.intake import Intake
 from ingest.landing import without
 from ingest.ledger import LedgerEntry
@@ -82,8 +83,6 @@ class PartitionDelivery:
     @property
     def _finishing(self) -> bool:
         return self.intake.is_finishing
-
-    # The loop ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Claim the partition, recover what was left open, deliver until told to finish."""
@@ -211,8 +210,6 @@ class PartitionDelivery:
             **facts,
         )
 
-    # Actions ----------------------------------------------------------------------------------
-
     async def _commit(self, action: messages.Commit) -> Event:
         metadata = await self._patiently("keep", lambda: fit(action.metadata, self._needs.excluded))
         if await self._source.commit(self._partition, action.offset, metadata.encode()):
@@ -283,7 +280,11 @@ class PartitionDelivery:
                 stream=self._state.stream,
                 partition=self._partition.number,
                 token=action.token,
+                is_held=lambda: self._source.holds(self._partition),
             )
+        except LeaseLostError:
+            self._alarm("lease_ran_out")
+            return messages.Fenced()
         except (InsertFailureError, UnavailableError) as error:
             self._alarm("insert_failed", error=str(error), code=error.code, attempt=action.attempt)
             self._needs.observer.failed(error.code)

@@ -63,10 +63,10 @@ class Rig(Struct, kw_only=True):
             create_topic=self.log.create_topic,
         )
 
-    def worker(self) -> Worker:
+    def worker(self, *, engine: object = None, max_quarantine_ratio: float = 1.0) -> Worker:
         worker = Worker(
-            WorkerSettings(limits=self.limits),
-            self.engine,
+            WorkerSettings(limits=self.limits, max_quarantine_ratio=max_quarantine_ratio),
+            engine or self.engine,  # type: ignore[arg-type]  # passes the rest of the contract on
             lambda _: self.source(),
             progress=Progress(),
             clock=CLOCK,
