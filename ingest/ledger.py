@@ -56,6 +56,7 @@ TABLES = (
 
 Kind = Literal["batch", "gap", "start", "alarm", "repair"]
 _MISSING = frozenset({60, 81})
+_NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 class LedgerEntry(Struct, frozen=True, kw_only=True):
@@ -155,7 +156,8 @@ class Ledger:
             "SELECT name, toString(uuid) AS uuid FROM system.tables"
             " WHERE database = {database:String}"
         )
-        return {row["name"]: row["uuid"] for row in rows}
+        # Databases that are not Atomic give their tables none.
+        return {row["name"]: row["uuid"] for row in rows if row["uuid"] != _NO_UUID}
 
     async def entries(
         self,

@@ -21,7 +21,6 @@ from ingest.recorder import LedgerRecorder
 from ingest.source.local import LocalSource
 from ingest.worker import Worker, WorkerSettings
 from shared.clickhouse.contract import ClickHouse, Insert, Statement, Summary
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clickhouse.failures import InsertRetriableError
 from shared.clock import SystemClock
 from shared.errors import ClickHouseUnavailableError
@@ -63,7 +62,7 @@ class FaultyEngine:
 class Rig(Struct, kw_only=True):
     """A data source with a table and a view, a log, and workers that can be started and killed."""
 
-    engine: EmbeddedClickHouse
+    engine: ClickHouse
     faulty: FaultyEngine
     log: LocalLog
     datasource: Datasource
@@ -124,7 +123,7 @@ class Rig(Struct, kw_only=True):
 
 @asynccontextmanager
 async def open_rig(
-    engine: EmbeddedClickHouse, folder: Path, spec: EngineSpec = PLAIN
+    engine: ClickHouse, folder: Path, spec: EngineSpec = PLAIN
 ) -> AsyncIterator[Rig]:
     """A rig with tables of its own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,24 +11,21 @@ from deploy import ddl
 from deploy.operate.audit import AuditArguments, audit
 from deploy.operate.doctor import DoctorArguments, DoctorResult, doctor
 from deploy.operate.guarantee import Guarantee, Subject, judge
-from deploy.operate.services import OperatorServices, prefixed_feed
 from deploy.operate.tables import read_tables
 from deploy.state import read_state
 from ingest.batch import make_batch
 from ingest.chunk import Chunk, Partition
 from ingest.decode import Decoder
 from ingest.landing import Landing
-from ingest.ledger import Ledger
-from ingest.log.facts import LocalLogFacts
 from ingest.messages import Holding
-from ingest.recorder import LedgerRecorder
-from shared.clickhouse.contract import Capabilities, Statement
+from shared.clickhouse.contract import Capabilities
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
 from shared.model.identity import DEDUPLICATION_WINDOW
 from shared.model.resources import EngineSpec
-from shared.observe.metrics import Metrics
-from tests.contract.delivery_rig import CLOCK, PLAIN, Rig, open_rig
+from tests.clickhouse_target import opened, targets
+from tests.contract.delivery_rig import CLOCK, PLAIN, Rig
+from tests.contract.operate_rig import execute, on_server, open_operate_rig, services
 
 SPECS = {
     "plain": PLAIN,
@@ -39,28 +36,29 @@ SPECS = {
 }
 
 
+EVERYWHERE = pytest.mark.parametrize("target", ["embedded", *targets()], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str | EmbeddedClickHouse]:
+    """The embedded engine, unless a test asks for the URL of a server."""
+    param = getattr(request, "param", "embedded")
+    if param == "embedded":
+        yield request.getfixturevalue("engine")
+        return
+    with opened(param, tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
 @pytest.fixture
 async def rig(
-    request: pytest.FixtureRequest, engine: EmbeddedClickHouse, tmp_path: Path
+    request: pytest.FixtureRequest, target: str | EmbeddedClickHouse, tmp_path: Path
 ) -> AsyncIterator[Rig]:
     spec = SPECS[getattr(request, "param", "plain")]
-    async with open_rig(engine, tmp_path, spec) as made:
-        made.recorder = LedgerRecorder(Ledger(engine), Metrics(), worker="test")
+    async with open_operate_rig(target, tmp_path, spec) as made:
         yield made
-    await engine.execute(Statement(sql="DROP DATABASE IF EXISTS pipehouse SYNC"))
-
-
-def services(rig: Rig) -> OperatorServices:
-    return OperatorServices(
-        clickhouse=rig.engine,
-        clock=CLOCK,
-        feed=prefixed_feed("events.", "", LocalLogFacts(rig.log)),
-        fsync=False,
-    )
-
-
-async def execute(rig: Rig, sql: str) -> None:
-    await rig.engine.execute(Statement(sql=sql.replace("EV", rig.name)))
 
 
 async def asked(rig: Rig) -> DoctorResult:
@@ -70,6 +68,12 @@ async def asked(rig: Rig) -> DoctorResult:
 async def verdict(rig: Rig) -> Guarantee:
     (guarantee,) = (await asked(rig)).guarantees
     return guarantee
+
+
+def expected(rig: Rig, on_embedded: str) -> str:
+    """The verdict where everything is right; a plain server may lose a part of a view's table."""
+    in_view = f"exactly once in the table, not verifiable in view {rig.name}_view"
+    return in_view if on_server(rig) else on_embedded
 
 
 async def insert(rig: Rig, first: int, ids: list[int], ts: str = "2024-01-01 00:00:00") -> None:
@@ -104,13 +108,16 @@ async def deliver(rig: Rig, count: int) -> None:
     await rig.recorder.flush()
 
 
+@EVERYWHERE
 async def test_exactly_once_and_a_repeated_insert_is_stored_once(rig: Rig) -> None:
-    assert ((await verdict(rig)).verdict, (await asked(rig)).is_ok) == ("exactly once", True)
+    assert (await verdict(rig)).verdict == expected(rig, "exactly once")
+    assert (await asked(rig)).is_ok
     await repeat_after_another(rig)
     assert await rig.one("SELECT count() FROM EV") == ["2"]
     assert await rig.one("SELECT sum(n) FROM EV_view_target") == ["2"]
 
 
+@EVERYWHERE
 async def test_at_least_once_where_the_table_forgets_and_a_repeated_insert_is_doubled(
     rig: Rig,
 ) -> None:
@@ -125,9 +132,10 @@ async def test_at_least_once_where_the_table_forgets_and_a_repeated_insert_is_do
     await repeat_after_another(rig)
     assert await rig.one("SELECT count() FROM EV") == ["3"]
     await execute(rig, found.fixes[0])
-    assert (await verdict(rig)).verdict == "exactly once"
+    assert (await verdict(rig)).verdict == expected(rig, "exactly once")
 
 
+@EVERYWHERE
 async def test_at_least_once_in_a_view_whose_table_forgets_and_only_it_doubles(rig: Rig) -> None:
     await execute(
         rig, "ALTER TABLE EV_view_target MODIFY SETTING non_replicated_deduplication_window = 1"
@@ -163,7 +171,7 @@ async def test_not_verifiable_in_a_view_on_a_plain_server_and_a_lost_part_stays_
 @pytest.mark.parametrize("rig", ["summing"], indirect=True)
 async def test_rows_that_are_added_up_are_stored_once_but_cannot_be_verified(rig: Rig) -> None:
     found = await verdict(rig)
-    assert found.verdict == "exactly once, not verifiable"
+    assert found.verdict == expected(rig, "exactly once, not verifiable")
     assert any("held for an operator" in reason for reason in found.reasons)
     await repeat_after_another(rig)
     assert await rig.one("SELECT sum(id) FROM EV") == ["3"]
@@ -184,7 +192,7 @@ async def test_rows_that_are_added_up_are_stored_once_but_cannot_be_verified(rig
 
 @pytest.mark.parametrize("rig", ["replacing"], indirect=True)
 async def test_rows_that_are_replaced_cannot_be_verified(rig: Rig) -> None:
-    assert (await verdict(rig)).verdict == "exactly once, not verifiable"
+    assert (await verdict(rig)).verdict == expected(rig, "exactly once, not verifiable")
     await deliver(rig, 6)
     await execute(rig, "OPTIMIZE TABLE EV FINAL")
     # Two months, so two keys: four of six offsets are gone, and nothing is wrong.
@@ -196,7 +204,7 @@ async def test_rows_that_are_replaced_cannot_be_verified(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rig", ["ttl"], indirect=True)
 async def test_rows_that_expire_cannot_be_verified(rig: Rig) -> None:
-    assert (await verdict(rig)).verdict == "exactly once, not verifiable"
+    assert (await verdict(rig)).verdict == expected(rig, "exactly once, not verifiable")
     await deliver(rig, 4)
     await execute(rig, "OPTIMIZE TABLE EV FINAL")
     assert await rig.one("SELECT count() FROM EV") == ["0"]
@@ -207,7 +215,7 @@ async def test_rows_that_expire_cannot_be_verified(rig: Rig) -> None:
 @pytest.mark.parametrize("rig", ["null"], indirect=True)
 async def test_a_null_landing_delivers_to_its_views_once_but_cannot_be_verified(rig: Rig) -> None:
     found = await verdict(rig)
-    assert found.verdict == "exactly once, not verifiable"
+    assert found.verdict == expected(rig, "exactly once, not verifiable")
     await repeat_after_another(rig)
     assert await rig.one("SELECT sum(n) FROM EV_view_target") == ["2"]
 
@@ -222,6 +230,7 @@ async def test_a_null_landing_whose_view_forgets_is_at_least_once(rig: Rig) -> N
     assert await rig.one("SELECT sum(n) FROM EV_view_target") == ["3"]
 
 
+@EVERYWHERE
 async def test_a_table_made_anew_is_noticed_and_so_is_one_that_is_gone(rig: Rig) -> None:
     await deliver(rig, 3)
     assert (await asked(rig)).is_ok
@@ -232,6 +241,7 @@ async def test_a_table_made_anew_is_noticed_and_so_is_one_that_is_gone(rig: Rig)
     assert any("made anew" in c.text for c in result.checks if c.subject == rig.name)
 
 
+@EVERYWHERE
 async def test_the_engine_and_its_disk_are_looked_at(rig: Rig) -> None:
     checks = {c.subject: c for c in (await asked(rig)).checks}
     assert "answers" in checks["ClickHouse"].text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,39 +27,40 @@ from deploy.operate.quarantine import (
     show_quarantine,
 )
 from deploy.operate.ranges import Range
-from deploy.operate.services import OperatorServices, prefixed_feed
 from deploy.operate.trace import Sighting, TraceArguments, trace
 from ingest.chunk import Partition
 from ingest.ledger import Ledger, LedgerEntry
-from ingest.log.facts import LocalLogFacts
-from ingest.recorder import LedgerRecorder
 from ingest.replay import Replay, ReplayNeeds, ReplayReport
 from ingest.replay_store import Selection
 from ingest.worker import Worker, schema_revision
-from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
 from shared.errors import BadRequestError, ConflictError, NotFoundError
 from shared.model.identity import DEDUPLICATION_WINDOW
-from shared.observe.metrics import Metrics
-from tests.contract.delivery_rig import CLOCK, Rig, kill, open_rig
+from tests.clickhouse_target import opened, targets
+from tests.contract.delivery_rig import CLOCK, Rig, kill
+from tests.contract.operate_rig import execute, open_operate_rig, services
+
+EVERYWHERE = pytest.mark.parametrize("target", ["embedded", *targets()], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str | EmbeddedClickHouse]:
+    """The embedded engine, unless a test asks for the URL of a server."""
+    param = getattr(request, "param", "embedded")
+    if param == "embedded":
+        yield request.getfixturevalue("engine")
+        return
+    with opened(param, tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture
-async def rig(engine: EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with open_rig(engine, tmp_path) as made:
-        made.recorder = LedgerRecorder(Ledger(engine), Metrics(), worker="test")
+async def rig(target: str | EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_operate_rig(target, tmp_path) as made:
         yield made
-    await engine.execute(Statement(sql="DROP DATABASE IF EXISTS pipehouse SYNC"))
-
-
-def services(rig: Rig, ingestion: Worker | None = None) -> OperatorServices:
-    return OperatorServices(
-        clickhouse=rig.engine,
-        clock=CLOCK,
-        feed=prefixed_feed("events.", "", LocalLogFacts(rig.log)),
-        ingestion=ingestion,
-    )
 
 
 async def deliver(rig: Rig, *counts: tuple[int, int]) -> Partition:
@@ -81,10 +82,6 @@ async def audited(rig: Rig) -> DatasourceAudit:
     return result.datasources[0]
 
 
-async def execute(rig: Rig, sql: str) -> None:
-    await rig.engine.execute(Statement(sql=sql.replace("EV", rig.name)))
-
-
 def found(audit: DatasourceAudit) -> list[tuple[str, tuple[Range, ...]]]:
     return [(f.kind, f.offsets) for p in audit.partitions for f in p.verdict.findings]
 
@@ -92,6 +89,7 @@ def found(audit: DatasourceAudit) -> list[tuple[str, tuple[Range, ...]]]:
 # Audit ----------------------------------------------------------------------------------------
 
 
+@EVERYWHERE
 async def test_what_was_delivered_is_proven(rig: Rig) -> None:
     await deliver(rig, (100, 3), (50, 0))
     result = await audited(rig)
@@ -117,6 +115,7 @@ async def test_a_row_that_is_gone_is_named(rig: Rig) -> None:
     assert not result.is_ok
 
 
+@EVERYWHERE
 async def test_a_missing_row_is_found_without_ledger_by_asking_the_log(rig: Rig) -> None:
     await deliver(rig, (100, 0))
     await execute(rig, "TRUNCATE TABLE pipehouse.ingest_ledger")
@@ -124,6 +123,7 @@ async def test_a_missing_row_is_found_without_ledger_by_asking_the_log(rig: Rig)
     assert found(await audited(rig)) == [("missing", (Range(7, 8),))]
 
 
+@EVERYWHERE
 async def test_a_row_that_is_there_twice_is_named(rig: Rig) -> None:
     await deliver(rig, (100, 0))
     await execute(
@@ -206,6 +206,7 @@ async def traced(rig: Rig, offset: int, partition: int = 0) -> Sighting:
     return sighting
 
 
+@EVERYWHERE
 async def test_a_record_is_traced_to_where_it_is(rig: Rig) -> None:
     await deliver(rig, (10, 1))
     await rig.send(1)
@@ -255,6 +256,7 @@ async def test_quarantine_is_counted_by_reason_and_shown_by_filter(rig: Rig) -> 
     assert await shown(until="2100-01-01", limit=2) == [11, 12]
 
 
+@EVERYWHERE
 async def test_a_purge_needs_to_be_confirmed(rig: Rig) -> None:
     await deliver(rig, (10, 3))
     with pytest.raises(BadRequestError, match="3 rows"):
@@ -313,6 +315,7 @@ async def test_rows_that_are_still_bad_get_a_fresh_reason(rig: Rig) -> None:
     assert await rig.one("SELECT c__error_column[1] FROM EV_quarantine FINAL") == ["ts"]
 
 
+@EVERYWHERE
 async def test_rows_that_clickhouse_refuses_stay_and_the_others_go_in(rig: Rig) -> None:
     await deliver(rig, (10, 4))
     await mend(rig)
@@ -333,6 +336,7 @@ async def test_rows_of_an_open_range_are_left_for_later(rig: Rig) -> None:
 STEPS = ("tidy", "announce", "insert", "acknowledge", "release", "done")
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_replay_that_is_cut_off_at_any_step_is_completed_by_the_next(
     rig: Rig, step: str
@@ -359,6 +363,7 @@ async def test_a_replay_that_is_cut_off_at_any_step_is_completed_by_the_next(
     await assert_each_once(rig, 10, 2, 2)
 
 
+@EVERYWHERE
 async def test_a_cut_off_replay_whose_token_is_forgotten_looks_at_the_table(rig: Rig) -> None:
     await deliver(rig, (10, 4))
     await mend(rig)
@@ -386,6 +391,7 @@ async def lose_a_part(rig: Rig) -> None:
     assert await rig.one("SELECT count() FROM EV") == ["50"]
 
 
+@EVERYWHERE
 async def test_lost_rows_are_stored_again_past_the_views(rig: Rig) -> None:
     await deliver(rig, (100, 2))
     await lose_a_part(rig)
@@ -448,6 +454,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.worker.DEDUPLICATION_WINDOW", 2)
 
 
+@EVERYWHERE
 @pytest.mark.usefixtures("forgetful")
 async def test_a_held_partition_goes_on_once_its_missing_rows_are_inserted(rig: Rig) -> None:
     worker = await hold(rig)
