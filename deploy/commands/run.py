@@ -110,6 +110,12 @@ def _role(role: Role, does: str) -> click.Command:
 
         sys.exit(run_service(start, shutdown_timeout_s=settings.shutdown_timeout_s))
 
+    if role == "ingest":
+        run = click.option(
+            "--max-quarantine-ratio",
+            type=float,
+            help="Share of the last rows that may be bad before a pipeline stops.",
+        )(run)
     return run
 
 
