@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -51,25 +52,33 @@ class Security(Struct, frozen=True, kw_only=True):
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """Where the broker listens; they stay the same when it is started again."""
+    """Where the broker listens; they stay the same when it is started again.
+
+    Who connects to ``behind_proxy`` is told to come back to the port of a proxy.
+    """
 
     plain: int
     controller: int
     sasl_tls: int
     tls: int
+    behind_proxy: int
 
 
 def free_ports() -> Ports:
     """Ports that nobody uses at this moment."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
         for opened in sockets:
             opened.bind((HOST, 0))
-        plain, controller, sasl_tls, tls = (s.getsockname()[1] for s in sockets)
-    return Ports(plain=plain, controller=controller, sasl_tls=sasl_tls, tls=tls)
+        plain, controller, sasl_tls, tls, behind = (s.getsockname()[1] for s in sockets)
+    return Ports(
+        plain=plain, controller=controller, sasl_tls=sasl_tls, tls=tls, behind_proxy=behind
+    )
 
 
-def server_properties(folder: Path, ports: Ports, security: Security | None) -> dict[str, str]:
+def server_properties(
+    folder: Path, ports: Ports, security: Security | None, proxy_port: int | None = None
+) -> dict[str, str]:
     """The configuration of a single broker that is its own controller."""
     listeners = {"PLAINTEXT": ports.plain, "CONTROLLER": ports.controller}
     protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
@@ -99,11 +108,21 @@ def server_properties(folder: Path, ports: Ports, security: Security | None) -> 
         listeners |= {"SASL_SSL": ports.sasl_tls, "SSL": ports.tls}
         protocols |= {"SASL_SSL": "SASL_SSL", "SSL": "SSL"}
         properties |= _security_properties(security)
-    properties["listeners"] = ",".join(f"{k}://{HOST}:{port}" for k, port in listeners.items())
+    if proxy_port is not None:
+        listeners["PROXIED"] = ports.behind_proxy
+        protocols["PROXIED"] = "PLAINTEXT"
+        advertised = {**listeners, "PROXIED": proxy_port}
+        del advertised["CONTROLLER"]
+        properties["advertised.listeners"] = _addresses(advertised)
+    properties["listeners"] = _addresses(listeners)
     properties["listener.security.protocol.map"] = ",".join(
         f"{name}:{protocol}" for name, protocol in protocols.items()
     )
     return properties
+
+
+def _addresses(listeners: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://{HOST}:{port}" for name, port in listeners.items())
 
 
 def _security_properties(security: Security) -> dict[str, str]:
@@ -194,13 +213,13 @@ class Broker:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
-    def format(self, security: Security | None) -> None:
+    def format(self, security: Security | None, proxy_port: int | None = None) -> None:
         """Make the data folder of a new cluster.
 
         Raises:
             ConfigError: Kafka's own tool refuses.
         """
-        properties = server_properties(self.folder, self.ports, security)
+        properties = server_properties(self.folder, self.ports, security, proxy_port)
         path = self.folder / "server.properties"
         path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -230,18 +249,21 @@ def _last_words(text: str) -> str:
     return next((x for x in lines if "rror" in x or "xception" in x), (lines or ["no output"])[-1])
 
 
-def open_broker(folder: Path, security: Security | None = None) -> Broker:
+def open_broker(
+    folder: Path, security: Security | None = None, *, proxy_port: int | None = None
+) -> Broker:
     """A broker with an empty data folder, not started yet.
 
     Args:
         folder: An existing, empty folder.
         security: Adds listeners with TLS.
+        proxy_port: Adds a listener (``Ports.behind_proxy``) for a proxy that listens there.
 
     Raises:
         ConfigError: Java or Maven is missing, or the artifacts cannot be had.
     """
     broker = Broker(folder, free_ports(), broker_artifacts())
-    broker.format(security)
+    broker.format(security, proxy_port)
     return broker
 
 

@@ -58,10 +58,10 @@ def _contained() -> Iterator[KafkaBroker]:
         yield KafkaBroker(container.get_bootstrap_server())
 
 
-def start_broker(folder: Path) -> Broker:
+def start_broker(folder: Path, *, proxy_port: int | None = None) -> Broker:
     """A broker of Java artifacts, running; skips the test where Java or Maven is missing."""
     try:
-        broker = open_broker(folder)
+        broker = open_broker(folder, proxy_port=proxy_port)
         broker.start()
     except ConfigError as error:
         pytest.skip(f"no Kafka broker to test with: {error}")

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from msgspec import structs
 
-from deploy.kafka.broker import Broker
+from deploy.kafka.broker import HOST, Broker
+from ingest.chunk import Partition
+from ingest.log.kafka_connection import plain_connection
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.errors import LogUnavailableError
 from tests.kafka.fixture import KafkaBroker, start_broker
-from tests.kafka.rig import Rig, close, open_rig
+from tests.kafka.rig import Rig, close, open_rig, until
+from tests.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker of its own, which these tests may kill."""
-    started = start_broker(tmp_path_factory.mktemp("kafka"))
-    yield started
-    started.stop()
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Proxy]]:
+    """A broker of its own, which these tests may kill, behind a proxy that fails on request."""
+    with Proxy(HOST, 0) as proxy:
+        started = start_broker(tmp_path_factory.mktemp("kafka"), proxy_port=proxy.port)
+        proxy.target(HOST, started.ports.behind_proxy)
+        yield started, proxy
+        started.stop()
+
+
+@pytest.fixture
+def broker(proxied: tuple[Broker, Proxy]) -> Broker:
+    return proxied[0]
 
 
 @pytest.fixture
@@ -88,3 +100,59 @@ async def test_a_broker_that_is_silent_for_longer_than_the_session_loses_and_dou
     await rig.stored(60)
     await close(worker)
     await assert_each_offset_once(rig)
+
+
+async def test_answers_that_are_lost_after_they_took_effect_lose_and_double_nothing(
+    rig: Rig, proxied: tuple[Broker, Proxy]
+) -> None:
+    """Commits are among them: their member must leave the group, or a late copy would count."""
+    _, proxy = proxied
+    chance = random.Random(7)
+    # Workers go through the proxy, producers do not.
+    rig.connection = plain_connection(f"{HOST}:{proxy.port}")
+    worker = rig.worker()
+    for number in range(12):
+        await rig.send(50)
+        await asyncio.sleep(chance.uniform(0.05, 0.3))
+        match number % 3:
+            case 0:
+                proxy.cut_after(chance.randrange(200))
+            case 1:
+                proxy.cut_after(chance.randrange(200), "request")
+            case 2:
+                proxy.cut(reset=True)
+    await rig.stored(60)
+    await close(worker)
+    await rig.assert_exactly_once()
+
+
+async def test_a_commit_that_is_not_answered_makes_the_member_leave(
+    rig: Rig, proxied: tuple[Broker, Proxy]
+) -> None:
+    _, proxy = proxied
+    rig.connection = plain_connection(f"{HOST}:{proxy.port}")
+    source = rig.source(structs.replace(rig.options, commit_timeout_s=0.5))
+    found: list[Partition] = []
+
+    async def is_assigned() -> bool:
+        poll = await source.poll(max_rows=1, max_bytes=1, timeout_s=0.05)
+        for partition in poll.revoked:
+            source.let_go(partition)
+        found.extend(a.partition for a in poll.assigned)
+        return bool(found)
+
+    await until(is_assigned)
+    assert source._member is not None
+    partition, before = found[0], source._member.membership
+    proxy.swallow("answer")
+    assert not await source.commit(partition, 3, "unknown")
+    assert source._member.membership != before
+    assert not source.holds(partition)
+    proxy.resume()
+    proxy.cut()
+    found.clear()
+    await until(is_assigned)
+    assert source._member.membership != before
+    assert source.holds(found[0])
+    assert await source.commit(found[0], 0, "known")
+    await source.close()
