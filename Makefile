@@ -35,8 +35,10 @@ $(STAMP): requirements.lock pyproject.toml
 dev: $(STAMP)
 	@exec $(BIN)/pipehouse dev $(PROJECTS)
 
+# Two at a time: the tests start processes of their own.
+TEST_WORKERS ?= 2
 test: $(STAMP) lint
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
