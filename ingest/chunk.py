@@ -32,6 +32,19 @@ class Chunk(Struct, frozen=True, kw_only=True):
     keys: Sequence[bytes | None] | None = None
     headers: Sequence[Sequence[tuple[str, bytes | None]]] | None = None
 
+    def pick(self, places: Sequence[int]) -> Chunk:
+        """The records at these positions, which ascend; ``next`` stays."""
+        keys, headers = self.keys, self.headers
+        return Chunk(
+            partition=self.partition,
+            offsets=[self.offsets[i] for i in places],
+            values=[self.values[i] for i in places],
+            timestamps_ms=[self.timestamps_ms[i] for i in places],
+            next=self.next,
+            keys=None if keys is None else [keys[i] for i in places],
+            headers=None if headers is None else [headers[i] for i in places],
+        )
+
 
 class CellError(Struct, frozen=True):
     """Why one column of a record cannot be stored; an empty column means the whole record."""

@@ -291,14 +291,8 @@ class Landing:
 
 def slice_chunk(chunk: Chunk, start: int, stop: int | None) -> Chunk:
     """Some consecutive records of a chunk."""
-    offsets = chunk.offsets[start:stop]
-    return Chunk(
-        partition=chunk.partition,
-        offsets=offsets,
-        values=chunk.values[start:stop],
-        timestamps_ms=chunk.timestamps_ms[start:stop],
-        next=offsets[-1] + 1,
-    )
+    found = chunk.pick(range(len(chunk.offsets))[start:stop])
+    return structs.replace(found, next=found.offsets[-1] + 1)
 
 
 def without(chunks: Sequence[Chunk], excluded: Sequence[Run]) -> list[Chunk]:
@@ -306,18 +300,10 @@ def without(chunks: Sequence[Chunk], excluded: Sequence[Run]) -> list[Chunk]:
     gone = {o for run in excluded for o in range(run.first, run.first + run.count)}
     if not gone:
         return list(chunks)
-    kept = []
-    for chunk in chunks:
-        keep = [i for i, offset in enumerate(chunk.offsets) if offset not in gone]
-        kept.append(
-            structs.replace(
-                chunk,
-                offsets=[chunk.offsets[i] for i in keep],
-                values=[chunk.values[i] for i in keep],
-                timestamps_ms=[chunk.timestamps_ms[i] for i in keep],
-            )
-        )
-    return kept
+    return [
+        chunk.pick([i for i, offset in enumerate(chunk.offsets) if offset not in gone])
+        for chunk in chunks
+    ]
 
 
 def refusals(chunks: Sequence[Chunk], reasons: Mapping[int, str]) -> list[Rejection]:

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from ingest.batch import Batch, make_batch
+from ingest.batch import Batch, join_runs, make_batch
 from ingest.chunk import CellError, Chunk, Partition, Rejection
 from ingest.landing import Landing
 from ingest.lease import Lease, take_lease
@@ -98,6 +98,20 @@ class _Group(Struct, frozen=True, kw_only=True):
     in_flight: int
 
 
+class _Original(Struct, frozen=True, kw_only=True):
+    """A record as the log has it."""
+
+    value: bytes | None = None
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    def value_of(self, text: str) -> bytes | None:
+        """The bytes that quarantine shows as this text; None where these are others."""
+        if self.value is None or self.value.decode("utf-8", "replace") != text:
+            return None
+        return self.value
+
+
 class Replay:
     """Replays the quarantine of one data source.
 
@@ -109,6 +123,7 @@ class Replay:
 
     def __init__(self, datasource: Datasource, schema: str, needs: ReplayNeeds) -> None:
         self._name = datasource.name
+        self._has_keys = datasource.kafka is not None
         self._schema = schema
         self._needs = needs
         self._store = ReplayStore(needs.clickhouse, datasource.name)
@@ -194,34 +209,47 @@ class Replay:
     ) -> tuple[Chunk, list[Rejection]]:
         """The records as they came, and those whose bytes cannot be had."""
         partition = Partition(place.topic, place.partition)
-        kept: list[tuple[Quarantined, bytes]] = []
+        originals = await self._originals(
+            partition, [r.offset for r in records if self._has_keys or _REPLACED in r.raw]
+        )
+        kept: list[tuple[Quarantined, bytes, _Original]] = []
         lost: list[Rejection] = []
         for record in records:
+            original = originals.get(record.offset, _Original())
             raw: bytes | None = record.raw.encode()
             if _REPLACED in record.raw:
-                raw = await self._original(partition, record)
+                raw = original.value_of(record.raw)
             if raw is None:
                 lost.append(_rejection(record, _NOT_TEXT))
             else:
-                kept.append((record, raw))
+                kept.append((record, raw, original))
         chunk = Chunk(
             partition=partition,
-            offsets=[record.offset for record, _ in kept],
-            values=[raw for _, raw in kept],
-            timestamps_ms=[record.timestamp_ms for record, _ in kept],
+            offsets=[record.offset for record, _, _ in kept],
+            values=[raw for _, raw, _ in kept],
+            timestamps_ms=[record.timestamp_ms for record, _, _ in kept],
             next=kept[-1][0].offset + 1 if kept else 0,
+            keys=[original.key for _, _, original in kept] if self._has_keys else None,
+            headers=[original.headers for _, _, original in kept] if self._has_keys else None,
         )
         return chunk, lost
 
-    async def _original(self, partition: Partition, record: Quarantined) -> bytes | None:
-        """The bytes of a record that quarantine may have kept changed."""
+    async def _originals(
+        self, partition: Partition, offsets: Sequence[int]
+    ) -> dict[int, _Original]:
+        """What the log still has of these records, which quarantine does not keep whole."""
+        found: dict[int, _Original] = {}
         if self._needs.read is None:
-            return None
-        for chunk in await self._needs.read(partition, record.offset, record.offset + 1):
-            for value in chunk.values:
-                if value is not None and value.decode("utf-8", "replace") == record.raw:
-                    return value
-        return None
+            return found
+        for run in join_runs([Run(offset, 1) for offset in offsets]):
+            for chunk in await self._needs.read(partition, run.first, run.first + run.count):
+                for i, offset in enumerate(chunk.offsets):
+                    found[offset] = _Original(
+                        value=chunk.values[i],
+                        key=None if chunk.keys is None else chunk.keys[i],
+                        headers=() if chunk.headers is None else tuple(chunk.headers[i]),
+                    )
+        return found
 
     # Storing ----------------------------------------------------------------------------------
 
@@ -367,13 +395,7 @@ def _changed(bad: Sequence[Rejection], records: Sequence[Quarantined]) -> list[R
 
 
 def _only(chunk: Chunk, offsets: set[int]) -> Chunk:
-    keep = [i for i, offset in enumerate(chunk.offsets) if offset in offsets]
-    return msgspec.structs.replace(
-        chunk,
-        offsets=[chunk.offsets[i] for i in keep],
-        values=[chunk.values[i] for i in keep],
-        timestamps_ms=[chunk.timestamps_ms[i] for i in keep],
-    )
+    return chunk.pick([i for i, offset in enumerate(chunk.offsets) if offset in offsets])
 
 
 def _bounds(chunk: Chunk) -> tuple[int, int]:

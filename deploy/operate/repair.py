@@ -269,11 +269,4 @@ def _trimmed(chunk: Chunk, piece: Range) -> Chunk:
     keep = [i for i, offset in enumerate(chunk.offsets) if piece.first <= offset < piece.next]
     if len(keep) == len(chunk.offsets):
         return chunk
-    return structs.replace(
-        chunk,
-        offsets=[chunk.offsets[i] for i in keep],
-        values=[chunk.values[i] for i in keep],
-        timestamps_ms=[chunk.timestamps_ms[i] for i in keep],
-        keys=None if chunk.keys is None else [chunk.keys[i] for i in keep],
-        headers=None if chunk.headers is None else [chunk.headers[i] for i in keep],
-    )
+    return chunk.pick(keep)

@@ -496,3 +496,16 @@ async def test_a_partition_that_is_not_held_cannot_be_resolved(rig: Rig) -> None
     arguments = ResolveArguments(datasource=rig.name, partition=0, way="skip")
     with pytest.raises(BadRequestError, match="is not held"):
         await resolve(services(rig), arguments)
+
+
+async def test_a_record_whose_bytes_quarantine_cannot_show_is_not_stored_altered(rig: Rig) -> None:
+    await deliver(rig, (10, 1))
+    await execute(
+        rig,
+        "ALTER TABLE EV_quarantine UPDATE"
+        ' __raw = \'{"id": 5, "ts": "2024-01-01 00:00:00", "x": "\N{REPLACEMENT CHARACTER}"}\''
+        " WHERE 1 SETTINGS mutations_sync = 1",
+    )
+    assert (await replayed(rig)).still_bad == 1
+    shown = await show_quarantine(services(rig), ShowArguments(datasource=rig.name))
+    assert "not valid UTF-8" in shown.rows[0].messages[0]
