@@ -20,7 +20,7 @@ from ingest.progress import Progress
 from ingest.source.contract import Source
 from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
-from shared.errors import LogUnavailableError
+from shared.errors import AppError, LogUnavailableError
 from shared.model.identity import DEDUPLICATION_WINDOW
 from shared.model.resources import Datasource
 
@@ -97,6 +97,7 @@ class Worker:
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._retiring: dict[str, asyncio.Task[bool]] = {}
         self._wanted: Mapping[str, Datasource] = {}
+        self._refused: dict[str, Datasource] = {}
         self._excluded = ClickHouseExcludedStore(clickhouse)
 
     def __repr__(self) -> str:
@@ -120,11 +121,17 @@ class Worker:
         self._wanted = datasources
         for name in [name for name in self._running if name not in datasources]:
             self._retire(name)
-        for name, datasource in datasources.items():
+        for datasource in datasources.values():
             if not takes_events(datasource):
                 self._look_once(datasource)
-            elif name not in self._running and name not in self._retiring:
+            elif self._is_new(datasource):
                 self._start(datasource)
+
+    def _is_new(self, datasource: Datasource) -> bool:
+        name = datasource.name
+        if name in self._running or name in self._retiring:
+            return False
+        return self._refused.get(name) != datasource
 
     def _retire(self, name: str) -> None:
         """Stop the pipeline of a data source that is not there any more."""
@@ -167,7 +174,14 @@ class Worker:
         self._unsettled.discard(datasource.name)
         if look := self._looks.pop(datasource.name, None):
             look.cancel()
-        pipeline = self._pipeline(datasource)
+        try:
+            pipeline = self._pipeline(datasource)
+        except AppError as error:
+            # The others run; this one does when it is deployed without the mistake.
+            log.error("pipeline_not_started", datasource=datasource.name, error=str(error))
+            self._refused[datasource.name] = datasource
+            return
+        self._refused.pop(datasource.name, None)
         task = asyncio.create_task(pipeline.run(), name=f"pipeline-{datasource.name}")
         self._running[datasource.name] = _Running(
             datasource=datasource, pipeline=pipeline, task=task
