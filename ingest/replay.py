@@ -16,17 +16,18 @@ the same token, so that ClickHouse drops what it has, in the table and in each v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from ingest.batch import Batch, join_runs, make_batch
-from ingest.chunk import CellError, Chunk, Partition, Rejection
+from ingest.batch import Batch
+from ingest.chunk import Partition, Rejection
 from ingest.landing import Landing
 from ingest.lease import Lease, take_lease
 from ingest.messages import Holding, Intent
+from ingest.replay_decode import ReadLog, RecordDecoder
 from ingest.replay_store import (
     Announcement,
     Place,
@@ -41,12 +42,6 @@ from shared.model.resources import Datasource
 log = structlog.get_logger(__name__)
 
 GROUP_ROWS = 10_000
-# Beyond the numbers of partitions, whose pipelines search in tables named by those.
-_SCRATCH = 1_000_000_000
-_REPLACED = "\N{REPLACEMENT CHARACTER}"
-_NOT_TEXT = "The record was not valid UTF-8 and the log does not have it any more."
-
-ReadLog = Callable[[Partition, int, int], Awaitable[Sequence[Chunk]]]
 
 
 class ReplayNeeds(Struct, frozen=True, kw_only=True):
@@ -98,20 +93,6 @@ class _Group(Struct, frozen=True, kw_only=True):
     in_flight: int
 
 
-class _Original(Struct, frozen=True, kw_only=True):
-    """A record as the log has it."""
-
-    value: bytes | None = None
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-    def value_of(self, text: str) -> bytes | None:
-        """The bytes that quarantine shows as this text; None where these are others."""
-        if self.value is None or self.value.decode("utf-8", "replace") != text:
-            return None
-        return self.value
-
-
 class Replay:
     """Replays the quarantine of one data source.
 
@@ -123,11 +104,13 @@ class Replay:
 
     def __init__(self, datasource: Datasource, schema: str, needs: ReplayNeeds) -> None:
         self._name = datasource.name
-        self._has_keys = datasource.kafka is not None
         self._schema = schema
         self._needs = needs
         self._store = ReplayStore(needs.clickhouse, datasource.name)
         self._landing = Landing(needs.clickhouse, datasource, needs.window)
+        self._decoder = RecordDecoder(
+            self._landing, has_keys=datasource.kafka is not None, read=needs.read
+        )
         self._report = ReplayReport(datasource=datasource.name)
         # What an earlier run may have stored a part of: to be left alone.
         self._stuck: dict[Place, set[int]] = {}
@@ -178,7 +161,7 @@ class Replay:
             held = await self._landing.held_offsets(
                 place.stream, place.partition, closed[0].offset, closed[-1].offset + 1
             )
-        batch, bad = await self._decoded(place, [r for r in closed if r.offset not in held])
+        batch, bad = await self._decoder.decode(place, [r for r in closed if r.offset not in held])
         return _Group(
             place=place,
             batch=batch,
@@ -187,69 +170,6 @@ class Replay:
             changed=_changed(bad, closed),
             in_flight=in_flight,
         )
-
-    async def _decoded(
-        self, place: Place, records: Sequence[Quarantined]
-    ) -> tuple[Batch, list[Rejection]]:
-        """The rows that ClickHouse would take, and the records that are still bad."""
-        chunk, unreadable = await self._chunk(place, records)
-        decoded = self._landing.decoder.decode(chunk)
-        guilty: dict[int, str] = {}
-        if decoded.block.row_count:
-            guilty = await self._landing.find_guilty(_SCRATCH + place.partition, [chunk])
-        bad = [*unreadable, *decoded.rejections]
-        if guilty:
-            bad += [_rejection(r, m) for r in records if (m := guilty.get(r.offset))]
-            decoded = self._landing.decoder.decode(_only(chunk, set(chunk.offsets) - set(guilty)))
-        first, next_ = _bounds(chunk)
-        return make_batch(first, next_, [decoded]), bad
-
-    async def _chunk(
-        self, place: Place, records: Sequence[Quarantined]
-    ) -> tuple[Chunk, list[Rejection]]:
-        """The records as they came, and those whose bytes cannot be had."""
-        partition = Partition(place.topic, place.partition)
-        originals = await self._originals(
-            partition, [r.offset for r in records if self._has_keys or _REPLACED in r.raw]
-        )
-        kept: list[tuple[Quarantined, bytes, _Original]] = []
-        lost: list[Rejection] = []
-        for record in records:
-            original = originals.get(record.offset, _Original())
-            raw: bytes | None = record.raw.encode()
-            if _REPLACED in record.raw:
-                raw = original.value_of(record.raw)
-            if raw is None:
-                lost.append(_rejection(record, _NOT_TEXT))
-            else:
-                kept.append((record, raw, original))
-        chunk = Chunk(
-            partition=partition,
-            offsets=[record.offset for record, _, _ in kept],
-            values=[raw for _, raw, _ in kept],
-            timestamps_ms=[record.timestamp_ms for record, _, _ in kept],
-            next=kept[-1][0].offset + 1 if kept else 0,
-            keys=[original.key for _, _, original in kept] if self._has_keys else None,
-            headers=[original.headers for _, _, original in kept] if self._has_keys else None,
-        )
-        return chunk, lost
-
-    async def _originals(
-        self, partition: Partition, offsets: Sequence[int]
-    ) -> dict[int, _Original]:
-        """What the log still has of these records, which quarantine does not keep whole."""
-        found: dict[int, _Original] = {}
-        if self._needs.read is None:
-            return found
-        for run in join_runs([Run(offset, 1) for offset in offsets]):
-            for chunk in await self._needs.read(partition, run.first, run.first + run.count):
-                for i, offset in enumerate(chunk.offsets):
-                    found[offset] = _Original(
-                        value=chunk.values[i],
-                        key=None if chunk.keys is None else chunk.keys[i],
-                        headers=() if chunk.headers is None else tuple(chunk.headers[i]),
-                    )
-        return found
 
     # Storing ----------------------------------------------------------------------------------
 
@@ -326,7 +246,7 @@ class Replay:
             return
         offsets = announcement.offset_list()
         records = await self._store.records_at(announcement.place, offsets)
-        batch, _ = await self._decoded(announcement.place, records)
+        batch, _ = await self._decoder.decode(announcement.place, records)
         is_same = batch.row_count == len(offsets) and announcement.schema == self._schema
         if is_same and await self._remembers(announcement):
             # Also where the table has it already: that heals views.
@@ -379,24 +299,7 @@ class Replay:
         )
 
 
-def _rejection(record: Quarantined, message: str) -> Rejection:
-    return Rejection(
-        offset=record.offset,
-        timestamp_ms=record.timestamp_ms,
-        raw=record.raw.encode(),
-        errors=(CellError("", message),),
-    )
-
-
 def _changed(bad: Sequence[Rejection], records: Sequence[Quarantined]) -> list[Rejection]:
     """The rejections whose reasons are not those that quarantine has."""
     known = {r.offset: list(zip(r.columns, r.messages, strict=False)) for r in records}
     return [r for r in bad if [(e.column, e.message) for e in r.errors] != known.get(r.offset)]
-
-
-def _only(chunk: Chunk, offsets: set[int]) -> Chunk:
-    return chunk.pick([i for i, offset in enumerate(chunk.offsets) if offset in offsets])
-
-
-def _bounds(chunk: Chunk) -> tuple[int, int]:
-    return (chunk.offsets[0], chunk.next) if chunk.offsets else (0, 0)

@@ -41,6 +41,7 @@ async def doctor(services: OperatorServices, arguments: DoctorArguments) -> Doct
     guarantees = []
     checks = await engine_checks(services)
     checks += await _table_checks(services, datasources, tables)
+    checks += _power_check(services, tables)
     for datasource in datasources:
         table = tables.tables.get(datasource.name)
         if table is not None and takes_events(datasource):
@@ -67,7 +68,7 @@ async def doctor(services: OperatorServices, arguments: DoctorArguments) -> Doct
 async def _table_checks(
     services: OperatorServices, datasources: list[Datasource], tables: Tables
 ) -> list[Check]:
-    """Whether tables are those that were written to before, and outlive a loss of power."""
+    """Whether tables are those that were written to before."""
     checks = []
     known = await services.ledger.last_uuids()
     for datasource in datasources:
@@ -91,17 +92,23 @@ async def _table_checks(
                     fix="Restore it, or ask 'pipehouse audit' which offsets are missing.",
                 )
             )
+    return checks
+
+
+def _power_check(services: OperatorServices, tables: Tables) -> list[Check]:
+    """Whether what is stored survives the loss of power."""
     fsync = services.fsync
     on_disk = all(t.fsync for t in tables.tables.values() if t.window) if fsync is None else fsync
-    if not on_disk:
-        checks.append(
-            Check(
-                subject="power loss",
-                level="warning",
-                text="What is stored survives the end of a process, not the loss of power.",
-                fix="Set PIPEHOUSE_FSYNC=true where the machine may lose power"
-                if fsync is not None
-                else "Set fsync_after_insert and fsync_part_directory, or use replicas.",
-            )
+    if on_disk:
+        return []
+    fix = "Set PIPEHOUSE_FSYNC=true where the machine may lose power."
+    if fsync is None:
+        fix = "Set fsync_after_insert and fsync_part_directory, or use replicas."
+    return [
+        Check(
+            subject="power loss",
+            level="warning",
+            text="What is stored survives the end of a process, not the loss of power.",
+            fix=fix,
         )
-    return checks
+    ]

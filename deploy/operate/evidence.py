@@ -69,7 +69,7 @@ async def gather(
     quarantined = await _quarantined(services, datasource)
     held = await _held(services, datasource)
     after = await standings(feed, datasource.name)
-    traits = None if feed.log is None else await feed.log.traits(feed.topic)
+    begins_with_log = await _begins_with_log(feed)
     deletions = await deletions_of(services, datasource)
     found = []
     origins = {*held, *quarantined, *(Origin(f.stream, n) for n, f in facts.items())}
@@ -78,18 +78,17 @@ async def gather(
         current = facts.get(number)
         if current is not None and current.stream != origin.stream:
             current = None
+        recorded = await services.ledger.entries(
+            datasource.name, stream=origin.stream, partition=number
+        )
         evidence = Evidence(
             held=held.get(origin, Held()),
             quarantined=quarantined.get(origin, ()),
-            recorded=tuple(
-                await services.ledger.entries(
-                    datasource.name, stream=origin.stream, partition=number
-                )
-            ),
+            recorded=tuple(recorded),
             before=before.get(number, Standing()) if current else Standing(),
             after=after.get(number, Standing()) if current else Standing(),
             log=Range(current.start, current.end) if current else None,
-            begins_with_log=traits is not None and traits.kind == "embedded log",
+            begins_with_log=begins_with_log,
             deletions=deletions.text,
         )
         if asks_log and current is not None and carries_identity(datasource):
@@ -97,6 +96,11 @@ async def gather(
         found.append(PartitionEvidence(origin=origin, facts=current, evidence=evidence))
     strangers = sum(h.rows for o, h in held.items() if not o.stream)
     return Gathered(partitions=tuple(found), strangers=strangers, deletions=deletions)
+
+
+async def _begins_with_log(feed: Feed) -> bool:
+    """Whether reading began with the first record: the embedded log is never read from later."""
+    return feed.log is not None and (await feed.log.traits(feed.topic)).kind == "embedded log"
 
 
 async def _partitions(feed: Feed) -> Sequence[PartitionFacts]:

@@ -84,22 +84,21 @@ def open_checks(
         ]
     if standing.next is None:
         return []
-    mine = [
-        a
-        for a in alarms
-        if (a.partition, a.stream, a.first)
-        == (facts.partition.number, facts.stream, standing.offset)
-    ]
-    if mine:
+    here = (facts.partition.number, facts.stream, standing.offset)
+    notes = [a.note for a in alarms if (a.partition, a.stream, a.first) == here]
+    if notes:
         return [
             Check(
                 subject=datasource,
                 level="bad",
-                text=f"{place} is held at {standing.offset}: {mine[-1].note}.",
+                text=f"{place} is held at {standing.offset}: {notes[-1]}.",
                 fix="See 'pipehouse partitions' and 'pipehouse resolve'.",
             )
         ]
-    age_s = (now_ms - standing.declared_ms) / 1000
+    return _long_open(datasource, place, standing, (now_ms - standing.declared_ms) / 1000)
+
+
+def _long_open(datasource: str, place: str, standing: Standing, age_s: float) -> list[Check]:
     if age_s < LONG_OPEN_S:
         return []
     return [
