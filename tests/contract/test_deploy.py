@@ -11,6 +11,7 @@ from msgspec import structs
 from deploy import ddl
 from deploy.apply import apply
 from deploy.ddl import ViewDefinition
+from deploy.engine import Engine
 from deploy.fixtures import chunk_of, find_fixtures, load_fixture
 from deploy.plan import Plan, plan_tables, plan_views
 from deploy.state import State, read_state
@@ -18,7 +19,6 @@ from ingest.batch import make_batch
 from ingest.chunk import Chunk, Partition
 from ingest.landing import Landing
 from shared.clickhouse.contract import Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.model.identity import DEDUPLICATION_WINDOW, IDENTITY_COLUMNS
 from shared.model.resources import Column, Datasource, EngineSpec, Index, Span
 
@@ -31,6 +31,11 @@ FLAG = Column(name="gone", type="UInt8")
 KEYED = EngineSpec(sorting_key="id")
 
 
+@pytest.fixture
+def engine(each_engine: Engine) -> Engine:
+    return each_engine
+
+
 def new_name() -> str:
     return "d" + uuid.uuid4().hex[:10]
 
@@ -40,12 +45,12 @@ def events(*columns: Column, engine: EngineSpec = KEYED, **more: object) -> Data
     return structs.replace(made, **more)
 
 
-async def ask(engine: EmbeddedClickHouse, sql: str) -> list[list[str]]:
+async def ask(engine: Engine, sql: str) -> list[list[str]]:
     result = await engine.fetch(Statement(sql=sql, format="TSV"))
     return [line.split("\t") for line in result.body.decode().splitlines()]
 
 
-async def deploy(engine: EmbeddedClickHouse, *wanted: Datasource) -> Plan:
+async def deploy(engine: Engine, *wanted: Datasource) -> Plan:
     """Plan and apply; nothing is refused by us or by the engine."""
     state = await read_state(engine)
     plan = plan_tables(state, {d.name: d for d in wanted}, engine.database)
@@ -54,7 +59,7 @@ async def deploy(engine: EmbeddedClickHouse, *wanted: Datasource) -> Plan:
     return plan
 
 
-async def deploy_view(engine: EmbeddedClickHouse, view: ViewDefinition) -> Plan:
+async def deploy_view(engine: Engine, view: ViewDefinition) -> Plan:
     state = await read_state(engine)
     # Views of other tests stay where they are.
     views = {**state.views, view.name: view}
@@ -65,7 +70,7 @@ async def deploy_view(engine: EmbeddedClickHouse, view: ViewDefinition) -> Plan:
 
 
 async def insert(
-    engine: EmbeddedClickHouse, datasource: Datasource, values: Sequence[bytes], token: str
+    engine: Engine, datasource: Datasource, values: Sequence[bytes], token: str
 ) -> None:
     """Values as the pipeline would insert them: with their identity and under a token."""
     count = len(values)
@@ -147,7 +152,7 @@ ENGINES = {
 
 @pytest.mark.parametrize("wanted", ENGINES.values(), ids=ENGINES)
 async def test_every_kind_of_table_is_made_read_back_and_left_alone_afterwards(
-    engine: EmbeddedClickHouse, wanted: Datasource
+    engine: Engine, wanted: Datasource
 ) -> None:
     first = await deploy(engine, structs.replace(wanted, span=Span("events.datasource", 1)))
     assert [step.summary.split()[0] for step in first.steps] == ["create", "create"]
@@ -161,7 +166,7 @@ async def test_every_kind_of_table_is_made_read_back_and_left_alone_afterwards(
 
 
 async def test_the_engine_keeps_keys_ttl_sampling_settings_and_codecs(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     wanted = events(
         engine=EngineSpec(
@@ -194,7 +199,7 @@ async def test_the_engine_keeps_keys_ttl_sampling_settings_and_codecs(
 
 
 async def test_identity_columns_are_there_but_select_star_hides_them(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     wanted = events()
     await deploy(engine, wanted)
@@ -210,7 +215,7 @@ async def test_identity_columns_are_there_but_select_star_hides_them(
     assert "__stream" not in {row[0] for row in quarantine}
 
 
-async def test_a_table_in_the_way_is_refused_and_stays(engine: EmbeddedClickHouse) -> None:
+async def test_a_table_in_the_way_is_refused_and_stays(engine: Engine) -> None:
     wanted = events()
     await engine.execute(
         Statement(sql=f"CREATE TABLE {wanted.name} (a UInt8) ENGINE = Memory COMMENT 'mine'")
@@ -220,7 +225,7 @@ async def test_a_table_in_the_way_is_refused_and_stays(engine: EmbeddedClickHous
 
 
 async def test_a_statement_that_is_refused_is_told_and_others_go_on(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     bad = events(engine=EngineSpec(sorting_key="nonsense"))
     good = events()
@@ -233,7 +238,7 @@ async def test_a_statement_that_is_refused_is_told_and_others_go_on(
 
 
 async def test_nothing_more_is_done_for_a_resource_after_a_refused_step(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     bad = events(Column(name="a", type="NoType"), engine=EngineSpec())
     plan = plan_tables(State(), {bad.name: bad}, engine.database)
@@ -246,7 +251,7 @@ async def test_nothing_more_is_done_for_a_resource_after_a_refused_step(
 # Changes ----------------------------------------------------------------------------------------
 
 
-async def test_a_table_changes_with_its_file_and_its_rows_stay(engine: EmbeddedClickHouse) -> None:
+async def test_a_table_changes_with_its_file_and_its_rows_stay(engine: Engine) -> None:
     one = events(ID, TS, structs.replace(NAME, default="'old'"))
     await deploy(engine, one)
     await insert(engine, one, [b'{"id":1,"ts":"2025-01-01 00:00:00","n":"a"}'], "t1")
@@ -275,7 +280,7 @@ async def test_a_table_changes_with_its_file_and_its_rows_stay(engine: EmbeddedC
 
 
 async def test_a_default_and_a_codec_can_go_and_come_back_and_a_ttl_can_go(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     bare = events(ID, structs.replace(TS, default=None))
     full = structs.replace(
@@ -295,7 +300,7 @@ async def test_a_default_and_a_codec_can_go_and_come_back_and_a_ttl_can_go(
         assert found == [wanted is not bare, wanted is not bare, wanted is full]
 
 
-async def test_a_table_that_keeps_nothing_can_be_changed_too(engine: EmbeddedClickHouse) -> None:
+async def test_a_table_that_keeps_nothing_can_be_changed_too(engine: Engine) -> None:
     one = events(engine=EngineSpec(name="Null"))
     await deploy(engine, one)
     more = Column(name="more", type="Int8", default="1")
@@ -307,7 +312,7 @@ async def test_a_table_that_keeps_nothing_can_be_changed_too(engine: EmbeddedCli
 
 
 async def test_a_change_that_the_engine_refuses_leaves_the_table_as_it_was(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     one = events()
     await deploy(engine, one)
@@ -345,7 +350,7 @@ ROWS = [b'{"id":%d,"ts":"2025-01-0%d 10:00:00"}' % (n, n % 2 + 1) for n in range
 
 
 async def test_a_view_is_made_read_back_and_left_alone_afterwards(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     source = events()
     target, view = daily(source)
@@ -356,7 +361,7 @@ async def test_a_view_is_made_read_back_and_left_alone_afterwards(
 
 
 async def test_a_repeated_token_is_dropped_by_the_table_and_by_the_target_of_its_view(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     source = events(engine=EngineSpec(sorting_key="id", partition_key="toYYYYMMDD(ts)"))
     target, view = daily(source)
@@ -372,7 +377,7 @@ async def test_a_repeated_token_is_dropped_by_the_table_and_by_the_target_of_its
     assert await ask(engine, f"SELECT sum(n) FROM {target.name}") == [["20"]]
 
 
-async def test_a_table_cannot_be_told_to_forget_tokens(engine: EmbeddedClickHouse) -> None:
+async def test_a_table_cannot_be_told_to_forget_tokens(engine: Engine) -> None:
     forgetful = EngineSpec(sorting_key="id", settings="non_replicated_deduplication_window=0;")
     source = events(engine=forgetful)
     await deploy(engine, source)
@@ -382,7 +387,7 @@ async def test_a_table_cannot_be_told_to_forget_tokens(engine: EmbeddedClickHous
 
 
 async def test_a_repeated_token_is_dropped_behind_a_table_that_keeps_nothing(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     source = events(engine=EngineSpec(name="Null"))
     target, view = daily(source)
@@ -394,9 +399,7 @@ async def test_a_repeated_token_is_dropped_behind_a_table_that_keeps_nothing(
 
 
 @pytest.mark.parametrize("star", [False, True])
-async def test_a_view_goes_on_after_its_source_got_a_column(
-    engine: EmbeddedClickHouse, star: bool
-) -> None:
+async def test_a_view_goes_on_after_its_source_got_a_column(engine: Engine, star: bool) -> None:
     source = events(ID, TS)
     target, view = daily(source)
     if star:
@@ -416,7 +419,7 @@ async def test_a_view_goes_on_after_its_source_got_a_column(
     assert await ask(engine, f"SELECT {total} FROM {target.name}") == [["20"]]
 
 
-async def test_a_changed_view_keeps_what_it_has_written(engine: EmbeddedClickHouse) -> None:
+async def test_a_changed_view_keeps_what_it_has_written(engine: Engine) -> None:
     source = events()
     target, view = daily(source)
     await deploy(engine, source, target)
@@ -430,7 +433,7 @@ async def test_a_changed_view_keeps_what_it_has_written(engine: EmbeddedClickHou
     assert await ask(engine, f"SELECT sum(n) FROM {target.name}") == [["1010"]]
 
 
-async def test_dropping_a_view_keeps_its_target(engine: EmbeddedClickHouse) -> None:
+async def test_dropping_a_view_keeps_its_target(engine: Engine) -> None:
     source = events()
     target, view = daily(source)
     await deploy(engine, source, target)
@@ -444,7 +447,7 @@ async def test_dropping_a_view_keeps_its_target(engine: EmbeddedClickHouse) -> N
 
 
 async def test_fixtures_are_loaded_and_what_is_no_row_is_told(
-    engine: EmbeddedClickHouse, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     wanted = events()
     folder = tmp_path_factory.mktemp("project")

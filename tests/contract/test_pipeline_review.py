@@ -12,6 +12,7 @@ import pytest
 import structlog
 from msgspec import structs
 
+from deploy.engine import Engine
 from deploy.state import read_state
 from ingest.batch import BatchLimits
 from ingest.chunk import Partition
@@ -22,7 +23,6 @@ from ingest.source.contract import Poll
 from ingest.source.local import LocalSource
 from ingest.worker import Worker
 from shared.clickhouse.contract import Insert, Statement, Summary
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
 from shared.errors import LogUnavailableError
 from shared.model.resources import EngineSpec
@@ -32,8 +32,8 @@ REPLACING = EngineSpec(name="ReplacingMergeTree", partition_key="toYYYYMM(ts)", 
 
 
 @pytest.fixture
-async def rig(engine: EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
-    async with open_rig(engine, tmp_path) as made:
+async def rig(each_engine: Engine, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_rig(each_engine, tmp_path) as made:
         yield made
 
 
@@ -402,9 +402,9 @@ async def test_an_engine_that_is_too_busy_is_asked_again(rig: Rig) -> None:
     "spec", [REPLACING, EngineSpec(sorting_key="id", ttl="ts + INTERVAL 1 DAY")], ids=["key", "ttl"]
 )
 async def test_rows_that_the_table_itself_gave_up_are_not_quarantined(
-    engine: EmbeddedClickHouse, tmp_path: Path, spec: EngineSpec
+    each_engine: Engine, tmp_path: Path, spec: EngineSpec
 ) -> None:
-    async with open_rig(engine, tmp_path, spec) as rig:
+    async with open_rig(each_engine, tmp_path, spec) as rig:
         rig.faulty.plan = ["after"]
         worker = rig.worker()
         same = b'{"id": 1, "ts": "2024-01-01 00:00:00"}'
@@ -469,9 +469,9 @@ async def test_memory_is_certain_until_half_of_the_window_was_used_since_the_int
 
 @pytest.mark.parametrize("ttl", ["ts + INTERVAL 10 YEAR", None])
 async def test_a_search_leaves_nothing_that_looks_like_a_data_source(
-    engine: EmbeddedClickHouse, tmp_path: Path, ttl: str | None
+    each_engine: Engine, tmp_path: Path, ttl: str | None
 ) -> None:
-    async with open_rig(engine, tmp_path, EngineSpec(sorting_key="id", ttl=ttl)) as rig:
+    async with open_rig(each_engine, tmp_path, EngineSpec(sorting_key="id", ttl=ttl)) as rig:
         await rig.engine.execute(
             Statement(sql=f"ALTER TABLE {rig.name} ADD CONSTRAINT small CHECK id != 3")
         )
@@ -480,10 +480,10 @@ async def test_a_search_leaves_nothing_that_looks_like_a_data_source(
         class Watched(FaultyEngine):
             async def insert(self, insert: Insert) -> Summary:
                 if "__scratch" in insert.table:
-                    seen.append({insert.table} & set((await read_state(engine)).datasources))
+                    seen.append({insert.table} & set((await read_state(each_engine)).datasources))
                 return await super().insert(insert)
 
-        rig.faulty = Watched(engine, rig.name)
+        rig.faulty = Watched(each_engine, rig.name)
         worker = rig.idle_worker()
         worker.start({rig.name: rig.datasource})
         await rig.stored(*await rig.send(10))

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
+from deploy.engine import Engine
 from deploy.release import Released, Releaser
 from query.serving import Serving
 from shared.clickhouse.contract import Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline, SystemClock
 from shared.datafile.project import parse_project
 from shared.errors import ClickHouseUnavailableError
 from shared.model.resources import Datasource
+
+
+@pytest.fixture
+def engine(each_engine: Engine) -> Engine:
+    return each_engine
 
 
 class RecordingWorker:
@@ -37,7 +42,7 @@ class RecordingWorker:
 class Project:
     """Two data sources, a view from one into the other, an endpoint; names of their own."""
 
-    def __init__(self, engine: EmbeddedClickHouse, *, restless: bool = False) -> None:
+    def __init__(self, engine: Engine, *, restless: bool = False) -> None:
         self.ev = "ev" + uuid.uuid4().hex[:8]
         self.worker = RecordingWorker([self.ev] if restless else [])
         self.serving = Serving(engine.parse, engine.database)
@@ -59,7 +64,7 @@ class Project:
 
 
 async def test_a_release_serves_everything_and_a_second_one_changes_nothing(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     project = Project(engine)
     released = await project.release()
@@ -72,7 +77,7 @@ async def test_a_release_serves_everything_and_a_second_one_changes_nothing(
 
 
 async def test_a_broken_pipe_keeps_its_last_good_version_and_the_others_change(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     project = Project(engine)
     await project.release()
@@ -89,7 +94,7 @@ async def test_a_broken_pipe_keeps_its_last_good_version_and_the_others_change(
 
 
 async def test_a_refused_data_source_keeps_its_last_good_version(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     project = Project(engine)
     await project.release()
@@ -99,7 +104,7 @@ async def test_a_refused_data_source_keeps_its_last_good_version(
     assert project.ev in project.worker.started
 
 
-async def test_a_changed_view_waits_until_its_source_rests(engine: EmbeddedClickHouse) -> None:
+async def test_a_changed_view_waits_until_its_source_rests(engine: Engine) -> None:
     project = Project(engine)
     await project.release()
     project.worker.paused.clear()
@@ -111,7 +116,7 @@ async def test_a_changed_view_waits_until_its_source_rests(engine: EmbeddedClick
 
 
 async def test_what_does_not_rest_is_left_as_it_was_and_the_rest_changes(
-    engine: EmbeddedClickHouse,
+    engine: Engine,
 ) -> None:
     project = Project(engine)
     await project.release()
@@ -127,7 +132,7 @@ async def test_what_does_not_rest_is_left_as_it_was_and_the_rest_changes(
     assert project.ev in project.worker.started
 
 
-async def test_whatever_happens_what_was_paused_goes_on(engine: EmbeddedClickHouse) -> None:
+async def test_whatever_happens_what_was_paused_goes_on(engine: Engine) -> None:
     project = Project(engine)
     await project.release()
 

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import pytest
 
+from deploy.engine import Engine
 from deploy.follow import Follower, NotDeployedError
 from deploy.plan import Plan, Step
 from deploy.record import Deployment, DeploymentRecord, DeploymentUnderWayError, hash_files
 from deploy.rollout import DeploymentFailedError, RolledOut, Rollout, plan_rollout
 from shared.clickhouse.contract import Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline, ManualClock, SystemClock
 from shared.datafile.project import LoadedProject, parse_project
 from shared.errors import DataLossRefusedError, UnavailableError
@@ -23,6 +23,11 @@ from shared.model.resources import Datasource
 from shared.model.workspace import Workspace
 
 CLOCK = SystemClock()
+
+
+@pytest.fixture
+def engine(each_engine: Engine) -> Engine:
+    return each_engine
 
 
 class RecordingIngestion:
@@ -44,7 +49,7 @@ class RecordingIngestion:
 class Installation:
     """A record, one process that follows it, and files to deploy; names of their own."""
 
-    def __init__(self, engine: EmbeddedClickHouse, *, restless: bool = False) -> None:
+    def __init__(self, engine: Engine, *, restless: bool = False) -> None:
         self.ev = "ev" + uuid.uuid4().hex[:8]
         self.engine = engine
         self.record = DeploymentRecord(engine, CLOCK)
@@ -77,7 +82,7 @@ class Installation:
 
 
 @pytest.fixture
-async def site(engine: EmbeddedClickHouse) -> AsyncIterator[Installation]:
+async def site(engine: Engine) -> AsyncIterator[Installation]:
     await engine.execute(Statement(sql="DROP DATABASE IF EXISTS pipehouse SYNC"))
     yield Installation(engine)
 
@@ -144,7 +149,7 @@ async def test_a_change_waits_until_the_worker_is_at_rest_and_it_goes_on_with_th
 
 
 async def test_a_worker_that_does_not_come_to_rest_stops_the_deployment_and_goes_on(
-    engine: EmbeddedClickHouse, site: Installation
+    engine: Engine, site: Installation
 ) -> None:
     site = Installation(engine, restless=True)
     await site.record.prepare()
