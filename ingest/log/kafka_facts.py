@@ -17,9 +17,9 @@ from ingest.chunk import Chunk, Partition
 from ingest.log.facts import LogTraits, PartitionFacts, Position
 from ingest.log.kafka_connection import KafkaConnection
 from ingest.source.aiokafka_adapter import topic_facts
-from ingest.source.kafka import chunk_of
 from ingest.source.kafka_options import KafkaSourceOptions, fetch_options, stream_of
 from ingest.source.kafka_reader import RangeReader
+from ingest.source.kafka_values import chunk_of
 from shared.errors import ConflictError, LogUnavailableError
 
 _TIMEOUT_S = 20.0

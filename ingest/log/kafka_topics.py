@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.structs import OffsetAndMetadata
 
 from ingest.chunk import Partition
 from ingest.log.kafka_connection import KafkaConnection
 from shared.errors import ConfigError
 
 _TIMEOUT_S = 10.0
+_REPEAT_AFTER_S = 0.1
 _NOT_THERE = (
     kafka_errors.UnknownTopicOrPartitionError,
     kafka_errors.LeaderNotAvailableError,
@@ -103,8 +105,7 @@ class KafkaTopics:
         wanted = [TopicPartition(p.topic, p.number) for p in partitions]
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                admin = await self._started()
-                found = await admin.list_consumer_group_offsets(group, partitions=wanted)
+                found = await self._offsets(group, wanted)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             what = f"Kafka does not tell the offsets of group '{group}'"
             raise self._connection.failure(what, error) from error
@@ -113,6 +114,19 @@ class KafkaTopics:
             for tp, entry in found.items()
             if entry.offset >= 0
         }
+
+    async def _offsets(
+        self, group: str, wanted: list[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Ask until the group's broker is there; the first group of a cluster waits for it."""
+        while True:
+            admin = await self._started()
+            try:
+                return await admin.list_consumer_group_offsets(group, partitions=wanted)
+            except kafka_errors.KafkaError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(_REPEAT_AFTER_S)
 
     async def ping(self) -> None:
         """Return when the cluster answers.

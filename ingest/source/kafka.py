@@ -19,10 +19,8 @@ from msgspec import Struct
 
 from ingest.chunk import Chunk, Partition
 from ingest.log.kafka_connection import KafkaConnection
-from ingest.messages import decode_metadata
 from ingest.source.aiokafka_adapter import (
     CommitAnswer,
-    Fetched,
     GroupMember,
     Membership,
     lease_clock_s,
@@ -34,6 +32,7 @@ from ingest.source.aiokafka_adapter import (
 from ingest.source.contract import Assignment, Poll
 from ingest.source.kafka_options import KafkaSourceOptions, fetch_options, stream_of
 from ingest.source.kafka_reader import RangeReader
+from ingest.source.kafka_values import chunk_of, first_partitions
 from shared.errors import ConfigError, LogUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -95,6 +94,7 @@ class KafkaSource:
         self._fresh: dict[Partition, Membership] = {}
         self._revoked: set[Partition] = set()
         self._kept: set[Partition] = set()
+        self._lapsed: set[Partition] = set()
         self._all_let_go = asyncio.Event()
         self._changed = asyncio.Event()
         self._closed = False
@@ -139,6 +139,7 @@ class KafkaSource:
     async def _take_back(self) -> None:
         """The group is about to rebalance: wait for ranges under way, then let go of everything."""
         self._fresh.clear()
+        self._lapsed.clear()
         self._revoked |= self._owned.keys()
         self._kept = set(self._owned)
         self._all_let_go.clear()
@@ -155,6 +156,10 @@ class KafkaSource:
 
     def let_go(self, partition: Partition) -> None:
         """See ``Source``."""
+        if partition in self._lapsed and (owned := self._owned.pop(partition, None)):
+            self._lapsed.discard(partition)
+            self._fresh[partition] = owned.membership
+            self._changed.set()
         self._kept.discard(partition)
         if not self._kept:
             self._all_let_go.set()
@@ -188,7 +193,7 @@ class KafkaSource:
         committed = await self._member.committed(everything)
         starts = await consumer.beginning_offsets(list(tps.values()))
         ends = await consumer.end_offsets(list(tps.values()))
-        born = _first_partitions(committed.values())
+        born = first_partitions(committed.values())
         assigned = []
         for partition, membership in fresh.items():
             if self._fresh.get(partition) is not membership:
@@ -269,11 +274,11 @@ class KafkaSource:
         return chunks
 
     def _reassign(self, partition: Partition, owned: _Owned) -> None:
-        """Take a partition back and hand it out once more, under the same membership."""
-        del self._owned[partition]
+        """Take a partition back; once it is let go it is handed out under the same membership."""
+        owned.is_open = False
         self._pause(TopicPartition(partition.topic, partition.number))
         self._revoked.add(partition)
-        self._fresh[partition] = owned.membership
+        self._lapsed.add(partition)
         self._changed.set()
 
     def open(self, partition: Partition, offset: int) -> None:
@@ -390,25 +395,3 @@ class KafkaSource:
         if consumer is not None:
             await consumer.stop()
         await self._reader.close()
-
-
-def _first_partitions(committed: Iterable[tuple[int, str] | None]) -> int | None:
-    """How many partitions the topic had when the group began; None when it begins now."""
-    found = [decode_metadata(entry[1]) for entry in committed if entry is not None]
-    if not found:
-        return None
-    # Where another program began, every partition without a commit was added later.
-    return max(metadata.partitions if metadata else 0 for metadata in found)
-
-
-def chunk_of(partition: Partition, fetched: Fetched) -> Chunk:
-    """What was fetched, as the pipeline takes it."""
-    return Chunk(
-        partition=partition,
-        offsets=fetched.offsets,
-        values=fetched.values,
-        timestamps_ms=fetched.timestamps_ms,
-        next=fetched.next,
-        keys=fetched.keys,
-        headers=fetched.headers,
-    )

@@ -11,6 +11,7 @@ from aiokafka.admin import NewPartitions, RecordsToDelete
 from msgspec import structs
 
 from ingest.chunk import Partition
+from ingest.source.contract import Assignment
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from tests.kafka.fixture import KafkaBroker
 from tests.kafka.rig import QUICK, Rig, close, kill, open_rig, until
@@ -171,3 +172,42 @@ async def test_a_killed_worker_that_retention_overtook_reports_what_it_lost(rig:
     assert stored | lost == set(range(20))
     assert not stored & lost
     assert "gap" in kinds(rig)
+
+
+async def test_a_reader_that_retention_overtakes_is_assigned_anew(rig: Rig) -> None:
+    await rig.send(10)
+    source = rig.source()
+    assigned: list[Assignment] = []
+    revoked: list[Partition] = []
+
+    async def is_assigned() -> bool:
+        poll = await source.poll(max_rows=1, max_bytes=1, timeout_s=0.05)
+        assigned.extend(poll.assigned)
+        revoked.extend(poll.revoked)
+        return bool(assigned)
+
+    async def is_revoked() -> bool:
+        await is_assigned()
+        return bool(revoked)
+
+    await until(is_assigned)
+    partition = assigned.pop().partition
+    admin = await rig.log.topics._started()
+    await admin.delete_records({TopicPartition(rig.topic, 0): RecordsToDelete(before_offset=5)})
+    source.open(partition, 0)
+    await until(is_revoked)
+    # What was under way may still be finished.
+    assert source.holds(partition)
+    assert await source.commit(partition, 3, "")
+    assert not assigned
+    source.let_go(partition)
+    await until(is_assigned)
+    assert (assigned[0].offset, assigned[0].log_start) == (3, 5)
+    source.open(partition, 5)
+
+    async def reads_on() -> bool:
+        poll = await source.poll(max_rows=1, max_bytes=1, timeout_s=0.05)
+        return any(chunk.offsets[0] == 5 for chunk in poll.chunks)
+
+    await until(reads_on)
+    await source.close()
