@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clickhouse.sql import literal
 from shared.clock import Deadline, SystemClock
+from shared.model.resources import Datasource
 from shared.observe.metrics import Metrics
 from tests.bench.kafka_topic import Filled, datasource_and_values
 
@@ -82,46 +83,60 @@ class Clock:
 # Ours ---------------------------------------------------------------------------------------------
 
 
-async def _ours(filled: Filled, folder: Path) -> Spent:
-    """The worker as ``pipehouse ingest`` runs it, ledger and metrics included."""
-    datasource, _ = datasource_and_values()
+@contextlib.asynccontextmanager
+async def opened(folder: Path, datasource: Datasource) -> AsyncIterator[EmbeddedClickHouse]:
+    """The embedded engine with the tables of a data source."""
     engine = await open_embedded(folder / "data", database=_DATABASE)
-    for sql in (
-        ddl.create_quarantine(engine.database, datasource),
-        ddl.create_table(engine.database, datasource),
-    ):
-        await engine.execute(Statement(sql=sql))
+    try:
+        for sql in (
+            ddl.create_quarantine(engine.database, datasource),
+            ddl.create_table(engine.database, datasource),
+        ):
+            await engine.execute(Statement(sql=sql))
+        yield engine
+    finally:
+        await engine.close()
+
+
+@contextlib.asynccontextmanager
+async def delivering(
+    engine: EmbeddedClickHouse, datasource: Datasource, filled: Filled
+) -> AsyncIterator[Progress]:
+    """The worker as ``pipehouse ingest`` runs it, with default settings, ledger and metrics."""
     progress, clock, metrics = Progress(), SystemClock(), Metrics()
     recorder = LedgerRecorder(Ledger(engine), metrics, worker="bench")
     group = f"bench.{uuid.uuid4().hex}"
-    measured = Clock()
     worker = Worker(
         WorkerSettings(looks_for_leftovers=False),
         engine,
-        lambda _: KafkaSource(
-            plain_connection(filled.bootstrap_servers),
-            filled.topic,
-            group,
-            options=KafkaSourceOptions(),
-        ),
+        lambda _: KafkaSource(plain_connection(filled.bootstrap_servers), filled.topic, group),
         progress=progress,
         clock=clock,
         observe=lambda name: MetricsObserver(metrics, name, on_entry=recorder.record),
     )
     worker.start({datasource.name: datasource})
     recording = asyncio.create_task(recorder.run())
-    for partition, end in filled.partitions().items():
-        assert await progress.reached(partition, end, TIMEOUT_S)
-    wall_s = measured.wall_s()
-    await asyncio.sleep(_REST_S)
-    # The engine tells nobody.
-    while await _number(engine, "SELECT count() FROM system.merges"):  # noqa: ASYNC110
-        await asyncio.sleep(_REST_S)
-    spent = measured.spent(await _number(engine, f"SELECT count() FROM {datasource.name}"), wall_s)
-    recording.cancel()
-    await worker.close(Deadline(clock, 30))
-    await engine.close()
-    return spent
+    try:
+        yield progress
+    finally:
+        recording.cancel()
+        await worker.close(Deadline(clock, 30))
+
+
+async def _ours(filled: Filled, folder: Path) -> Spent:
+    datasource, _ = datasource_and_values()
+    async with opened(folder, datasource) as engine:
+        measured = Clock()
+        async with delivering(engine, datasource, filled) as progress:
+            for partition, end in filled.partitions().items():
+                assert await progress.reached(partition, end, TIMEOUT_S)
+            wall_s = measured.wall_s()
+            await asyncio.sleep(_REST_S)
+            # The engine tells nobody.
+            while await _number(engine, "SELECT count() FROM system.merges"):  # noqa: ASYNC110
+                await asyncio.sleep(_REST_S)
+            rows = await _number(engine, f"SELECT count() FROM {datasource.name}")
+            return measured.spent(rows, wall_s)
 
 
 async def _number(engine: EmbeddedClickHouse, sql: str) -> int:
