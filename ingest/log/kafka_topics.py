@@ -122,10 +122,13 @@ class KafkaTopics:
         while True:
             admin = await self._started()
             try:
-                return await admin.list_consumer_group_offsets(group, partitions=wanted)
+                found: dict[TopicPartition, OffsetAndMetadata]
+                found = await admin.list_consumer_group_offsets(group, partitions=wanted)
             except kafka_errors.KafkaError as error:
                 if not error.retriable:
                     raise
+            else:
+                return found
             await asyncio.sleep(_REPEAT_AFTER_S)
 
     async def ping(self) -> None:
