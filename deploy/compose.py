@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -9,9 +10,13 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from deploy.engine import Engine
+from deploy.operate.http import operate_route
+from deploy.operate.services import OperatorServices
 from ingest.decode import Decoder
 from ingest.http.events import EventsServices, events_route, events_settings
+from ingest.ledger import Ledger
 from ingest.log.contract import Log, Watermarks
+from ingest.recorder import LedgerRecorder
 from query.cache import AnswerCache
 from query.http.docs import docs_routes
 from query.http.pipes import QueryServices, pipes_route
@@ -101,6 +106,26 @@ def events_routes(
         watermarks=watermarks,
     )
     return [events_route(events, events_settings(parts.settings))]
+
+
+def operator_routes(services: OperatorServices, parts: Parts) -> Routes:
+    """What operators' commands call."""
+    return [operate_route(services, parts.tokens)]
+
+
+def open_ledger(
+    service: Service, clickhouse: Engine, metrics: Metrics, name: str
+) -> LedgerRecorder:
+    """The ledger of a process that ingests; registered before its pipelines, it closes after."""
+    recorder = LedgerRecorder(Ledger(clickhouse), metrics, worker=name)
+    service.on_close("ledger", recorder.close)
+    service.background("ledger-write", recorder.run())
+    return recorder
+
+
+def process_name(role: str) -> str:
+    """What a process is called in records and in the ledger."""
+    return f"{role}-{socket.gethostname()}-{os.getpid()}"
 
 
 async def serve(

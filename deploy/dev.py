@@ -17,14 +17,26 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
-from deploy.compose import Parts, awaiting, closing, events_routes, query_routes, serve
+from deploy.compose import (
+    Parts,
+    awaiting,
+    closing,
+    events_routes,
+    open_ledger,
+    operator_routes,
+    process_name,
+    query_routes,
+    serve,
+)
 from deploy.engine import Engine, open_engine
 from deploy.fixtures import find_fixtures
+from deploy.operate.services import OperatorServices, prefixed_feed
 from deploy.release import Released, Releaser
 from deploy.roles import worker_settings
 from deploy.state import read_state
 from deploy.watch import watch_project
 from ingest.chunk import Partition
+from ingest.log.facts import LocalLogFacts
 from ingest.log.local import LocalLog, open_local_log
 from ingest.observe import MetricsObserver, nothing
 from ingest.progress import Progress
@@ -92,7 +104,13 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
 
     metrics, progress = Metrics(), Progress()
     serving = Serving(clickhouse.parse, clickhouse.database)
-    worker = _worker(settings, options, clickhouse, local_log, metrics, progress, clock)
+    name = process_name("dev")
+    recorder = open_ledger(service, clickhouse, metrics, name)
+
+    def observe(datasource: str) -> MetricsObserver:
+        return MetricsObserver(metrics, datasource, options.on_step, recorder.record)
+
+    worker = _worker(settings, clickhouse, local_log, progress, clock, observe)
     service.on_close("pipelines", worker.close)
     state = await read_state(clickhouse)
     await worker.recover(state.datasources.values())
@@ -126,6 +144,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     routes = [
         *events_routes(parts, local_log, progress, lambda d: worker.topic(d.name)),
         *query_routes(parts),
+        *operator_routes(_operators(settings, parts, local_log, worker, name), parts),
     ]
     checks = {"clickhouse": clickhouse.ping, "log": local_log.ping}
     await serve(service, parts, routes, checks, listener)
@@ -134,12 +153,11 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
 
 def _worker(
     settings: Settings,
-    options: DevOptions,
     clickhouse: Engine,
     local_log: LocalLog,
-    metrics: Metrics,
     progress: Progress,
     clock: Clock,
+    observe: Callable[[str], MetricsObserver],
 ) -> Worker:
     def open_source(datasource: Datasource) -> LocalSource:
         name = datasource.name
@@ -151,7 +169,22 @@ def _worker(
         open_source,
         progress=progress,
         clock=clock,
-        observe=lambda name: MetricsObserver(metrics, name, options.on_step),
+        observe=observe,
+    )
+
+
+def _operators(
+    settings: Settings, parts: Parts, local_log: LocalLog, worker: Worker, name: str
+) -> OperatorServices:
+    facts = LocalLogFacts(local_log)
+    return OperatorServices(
+        clickhouse=parts.clickhouse,
+        clock=parts.clock,
+        feed=prefixed_feed(settings.topic_prefix, settings.group_prefix, facts),
+        ingestion=worker,
+        data=settings.data,
+        fsync=settings.fsync,
+        worker=name,
     )
 
 
