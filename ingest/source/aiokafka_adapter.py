@@ -24,6 +24,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from msgspec import Struct
 
 from ingest.source.kafka_requests import MetadataRequest
+from ingest.source.record_lists import RecordLists
 
 PINNED_VERSION = "0.14.0"
 # It counts the time in which the machine sleeps, where the system has such a clock.
@@ -291,28 +292,21 @@ def _unpack(
     part: Any, max_rows: int, max_bytes: int, *, with_keys: bool, with_headers: bool
 ) -> Fetched:
     """The next batches of a fetched piece of the log, committed records only."""
-    records: list[Any] = []
-    values: list[bytes | None] = []
-    size = 0
-    while part._records.has_next() and len(records) < max_rows and size < max_bytes:
+    lists = RecordLists(with_keys=with_keys, with_headers=with_headers)
+    while part._records.has_next() and lists.count < max_rows and lists.size_bytes < max_bytes:
         batch = part._records.next_batch()
         if not batch.validate_crc():
             raise kafka_errors.CorruptRecordException(f"Invalid CRC - {part._tp}")
         if _is_visible(part, batch):
-            start = part.next_fetch_offset
-            found = [record for record in batch if record.offset >= start]
-            bodies = [record.value for record in found]
-            size += sum([len(body) for body in bodies if body is not None])
-            records += found
-            values += bodies
+            lists.extend(batch, first=part.next_fetch_offset)
         part.next_fetch_offset = batch.next_offset
     return Fetched(
-        offsets=[record.offset for record in records],
-        values=values,
-        timestamps_ms=[record.timestamp for record in records],
-        keys=[record.key for record in records] if with_keys else None,
-        headers=[record.headers for record in records] if with_headers else None,
-        size_bytes=size,
+        offsets=lists.offsets,
+        values=lists.values,
+        timestamps_ms=lists.timestamps_ms,
+        keys=lists.keys,
+        headers=lists.headers,
+        size_bytes=lists.size_bytes,
         next=part.next_fetch_offset,
     )
 

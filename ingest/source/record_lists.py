@@ -1,0 +1,78 @@
+"""Records of Kafka taken apart into parallel lists, as the pipeline takes them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+class RecordLists:
+    """The fields of consecutive records, one list each.
+
+    Args:
+        with_keys: Whether keys are wanted; else ``keys`` is None.
+        with_headers: The same for headers.
+    """
+
+    def __init__(self, *, with_keys: bool = False, with_headers: bool = False) -> None:
+        self.values: list[bytes | None] = []
+        self.timestamps_ms: list[int] = []
+        self.keys: list[bytes | None] | None = [] if with_keys else None
+        self.headers: list[Any] | None = [] if with_headers else None
+        self.size_bytes = 0
+        self._offsets: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return len(self._offsets)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """The offsets, as a range where there are no holes."""
+        found = self._offsets
+        if found and found[-1] - found[0] == len(found) - 1:
+            return range(found[0], found[-1] + 1)
+        return found
+
+    def extend(self, batch: Iterable[Any], *, first: int) -> None:
+        """Add the records of a batch of the client library; those before ``first`` are left out.
+
+        No record is kept: thousands alive together would set off the garbage collector, which
+        costs as much again as reading them.
+        """
+        start = self.count
+        add_offset, add_value = self._offsets.append, self.values.append
+        add_timestamp = self.timestamps_ms.append
+        if self.keys is None and self.headers is None:
+            for record in batch:
+                add_offset(record.offset)
+                add_value(record.value)
+                add_timestamp(record.timestamp)
+        else:
+            for record in batch:
+                add_offset(record.offset)
+                add_value(record.value)
+                add_timestamp(record.timestamp)
+                if self.keys is not None:
+                    self.keys.append(record.key)
+                if self.headers is not None:
+                    self.headers.append(record.headers)
+        self._drop(start, bisect_left(self._offsets, first, start))
+        self.size_bytes += size_bytes(self.values[start:])
+
+    def _drop(self, start: int, stop: int) -> None:
+        if start == stop:
+            return
+        for each in (self._offsets, self.values, self.timestamps_ms, self.keys, self.headers):
+            if each is not None:
+                del each[start:stop]
+
+
+def size_bytes(values: Sequence[bytes | None]) -> int:
+    """Of the values together; tombstones have none."""
+    try:
+        return sum(map(len, values))  # type: ignore[arg-type]  # None raises TypeError.
+    except TypeError:
+        return sum(len(value) for value in values if value is not None)
