@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ingest.chunk import Chunk, Decoded, Rejection
+from ingest.chunk import Chunk, Decoded, Rejection, size_bytes
 from shared.clickhouse.contract import RowBlock, Run
 
 
@@ -103,7 +103,7 @@ class Batcher:
         self._chunks.append(decoded)
         self._next = chunk.next
         self._rows += len(chunk.offsets)
-        self._bytes += sum(len(value) for value in chunk.values if value is not None)
+        self._bytes += size_bytes(chunk.values)
         self._close_full()
 
     def take(self) -> Batch:

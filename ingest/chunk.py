@@ -46,6 +46,14 @@ class Chunk(Struct, frozen=True, kw_only=True):
         )
 
 
+def size_bytes(values: Sequence[bytes | None]) -> int:
+    """Of the values together; tombstones have none."""
+    try:
+        return sum(map(len, values))  # type: ignore[arg-type]  # None raises TypeError.
+    except TypeError:
+        return sum(len(value) for value in values if value is not None)
+
+
 class CellError(Struct, frozen=True):
     """Why one column of a record cannot be stored; an empty column means the whole record."""
 

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ingest.chunk import size_bytes
+
 
 class RecordLists:
     """The fields of consecutive records, one list each.
@@ -68,11 +70,3 @@ class RecordLists:
         for each in (self._offsets, self.values, self.timestamps_ms, self.keys, self.headers):
             if each is not None:
                 del each[start:stop]
-
-
-def size_bytes(values: Sequence[bytes | None]) -> int:
-    """Of the values together; tombstones have none."""
-    try:
-        return sum(map(len, values))  # type: ignore[arg-type]  # None raises TypeError.
-    except TypeError:
-        return sum(len(value) for value in values if value is not None)

@@ -26,7 +26,13 @@ from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clickhouse.sql import ParameterValue
 from tests.bench.kafka_consumers import Clock, delivering, opened
-from tests.bench.kafka_topic import PARTITIONS, Filled, datasource_and_values, open_log
+from tests.bench.kafka_topic import (
+    PARTITIONS,
+    Filled,
+    clickstream_datasource,
+    clickstream_values,
+    open_log,
+)
 from tests.bench.load import ROOT
 
 TOPIC = "events.freshness"
@@ -96,7 +102,7 @@ class _Seen:
 
 
 async def _watch(filled: Filled, folder: Path) -> Freshness:
-    datasource, _ = datasource_and_values()
+    datasource = clickstream_datasource()
     async with opened(folder, datasource) as engine, delivering(engine, datasource, filled):
         seen = _Seen(engine, datasource.name)
         async with asyncio.timeout(_TIMEOUT_S):
@@ -190,7 +196,7 @@ def run(bootstrap_servers: str, seconds: float = DURATION_S) -> Freshness:
     rows = _WARM_ROWS + int(ROWS_PER_S * seconds) // _APPEND_ROWS * _APPEND_ROWS
     ends = (rows // PARTITIONS,) * PARTITIONS
     filled = Filled(bootstrap_servers=bootstrap_servers, topic=TOPIC, rows=rows, ends=ends)
-    _, values = datasource_and_values()
+    values = clickstream_values()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.bench_freshness"],

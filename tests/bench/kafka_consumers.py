@@ -40,7 +40,7 @@ from shared.clickhouse.sql import literal
 from shared.clock import Deadline, SystemClock
 from shared.model.resources import Datasource
 from shared.observe.metrics import Metrics
-from tests.bench.kafka_topic import Filled, datasource_and_values
+from tests.bench.kafka_topic import Filled, clickstream_datasource
 
 BATCH_ROWS = 100_000
 # Of 65,409 to 500,000 the size at which ClickHouse's engine is quickest here.
@@ -124,7 +124,7 @@ async def delivering(
 
 
 async def _ours(filled: Filled, folder: Path) -> Spent:
-    datasource, _ = datasource_and_values()
+    datasource = clickstream_datasource()
     async with opened(folder, datasource) as engine:
         measured = Clock()
         async with delivering(engine, datasource, filled) as progress:
@@ -154,7 +154,7 @@ class _Table:
     """The same table as ours, in a folder that is thrown away, behind a bare connection."""
 
     def __init__(self, folder: Path) -> None:
-        self.datasource, _ = datasource_and_values()
+        self.datasource = clickstream_datasource()
         configuration = folder / "configuration.xml"
         configuration.write_text(
             f"<clickhouse><kafka><fetch_queue_backoff_ms>{_BACKOFF_MS}</fetch_queue_backoff_ms>"

@@ -57,18 +57,22 @@ def open_log(bootstrap_servers: str) -> KafkaLog:
     return KafkaLog(plain_connection(bootstrap_servers), options)
 
 
-def datasource_and_values() -> tuple[Datasource, list[bytes]]:
-    """Eleven columns by month and time, and events of about 374 bytes."""
-    _, datasource, values = clickstream(_DISTINCT_ROWS)
+def clickstream_datasource() -> Datasource:
+    """Eleven columns by month and time."""
     engine = EngineSpec(
         partition_key="toYYYYMM(timestamp)", sorting_key="timestamp, user_id, session_id"
     )
-    return structs.replace(datasource, engine=engine), values
+    return structs.replace(clickstream(0)[1], engine=engine)
+
+
+def clickstream_values() -> list[bytes]:
+    """Events of about 374 bytes."""
+    return clickstream(_DISTINCT_ROWS)[2]
 
 
 async def fill(bootstrap_servers: str, rows: int) -> Filled:
     """Make the topic and send so many events, evenly to its partitions."""
-    _, values = datasource_and_values()
+    values = clickstream_values()
     log = open_log(bootstrap_servers)
     ends = [0] * PARTITIONS
     try:

@@ -6,7 +6,8 @@ import gc
 
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from ingest.source.record_lists import RecordLists, size_bytes
+from ingest.chunk import size_bytes
+from ingest.source.record_lists import RecordLists
 
 
 def batch_of(*offsets: int, value: bytes | None = b"v", base: int = 0) -> DefaultRecordBatch:
