@@ -1,7 +1,8 @@
 """How a process keeps up with deployments: it asks the record, once a second, and switches.
 
 A worker also brings to rest what a deployment under way disturbs, and says so. While ClickHouse
-does not answer everything goes on as it was.
+does not answer everything goes on as it was. What this process cannot read of a deployment, because
+a secret is not set here, stays as it was, and is complained about.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from deploy.last_good import AnySecret, fed_by, usable
 from deploy.record import Deployment, DeploymentRecord, Worker
 from ingest.worker import Worker as Ingestion
 from shared.clock import Clock, Deadline
@@ -31,6 +33,12 @@ class NotDeployedError(UnavailableError):
     """Nothing was deployed yet, so nothing is served."""
 
     code = "not_deployed"
+
+
+class IncompleteError(UnavailableError):
+    """This process cannot read a part of what is deployed."""
+
+    code = "deployment_incomplete"
 
 
 Switch = Callable[[Workspace, Deployment], Awaitable[None]]
@@ -59,12 +67,13 @@ class Follower:
         name: str = "",
     ) -> None:
         self._record = record
-        self._environ = environ
+        self._environ = environ if ingestion is not None else AnySecret(environ)
         self._switch = switch
         self._clock = clock
         self._ingestion = ingestion
         self._name = name
-        self._datasources: Mapping[str, Datasource] = {}
+        self._workspace = Workspace()
+        self._missing: Mapping[str, str] = {}
         self._restless: set[str] = set()
         self._resting: set[str] = set()
         self._pausing = 0
@@ -72,13 +81,19 @@ class Follower:
         self.deployment = 0
 
     async def check(self) -> None:
-        """Return once something is deployed.
+        """Return once something is deployed and all of it can be worked with.
 
         Raises:
             NotDeployedError: Nothing is.
+            IncompleteError: Something of it cannot be read here, and never could be.
         """
         if not self.deployment:
             raise NotDeployedError("Nothing is deployed yet.", hint="Run pipehouse deploy FOLDER.")
+        if self._missing:
+            raise IncompleteError(
+                f"Not used here: {'; '.join(self._missing.values())}",
+                hint="Secrets are read from the environment of this process.",
+            )
 
     async def run(self) -> None:
         """Keep up until cancelled."""
@@ -104,25 +119,28 @@ class Follower:
         if await self._record.live_id() != self.deployment:
             await self._load()
         if self._ingestion is not None:
-            resting = self._resting
-            datasources = {n: d for n, d in self._datasources.items() if n not in resting}
-            self._ingestion.start(datasources)
+            self._ingestion.start(self._without(self._resting))
+
+    def _without(self, resting: set[str]) -> dict[str, Datasource]:
+        return {n: d for n, d in self._workspace.datasources.items() if n not in resting}
 
     async def _load(self) -> None:
         live = await self._record.live()
         if live is None:
             return
         project = parse_project(live.files, self._environ)
-        for diagnostic in project.diagnostics:
-            if diagnostic.severity == "error":
-                log.error("deployed_file_has_error", problem=diagnostic.render())
-        workspace = project.workspace
-        before, after = self._datasources, workspace.datasources
+        found = usable(project, self._workspace)
+        for file, problem in found.missing.items():
+            log.error("deployed_file_not_used", file=file, problem=problem)
+        for file, problem in found.kept.items():
+            log.error("deployed_file_not_used", file=file, problem=problem, used="as it was before")
+        before, after = fed_by(self._workspace), fed_by(found.workspace)
         changed = [name for name, old in before.items() if after.get(name) != old]
         if self._ingestion is not None and changed:
             await self._ingestion.pause(changed, Deadline(self._clock, REST_TIMEOUT_S))
-        await self._switch(workspace, live)
-        self._datasources = after
+        await self._switch(found.workspace, live)
+        self._workspace = found.workspace
+        self._missing = found.missing
         self.deployment = live.id
         log.info("deployment_live", deployment=live.id, hash=live.hash)
 
@@ -132,6 +150,11 @@ class Follower:
             return
         wanted = {name for deployment in unfinished for name in deployment.disturbs}
         newest = max((d.id for d in unfinished), default=0)
+        if newest > self._pausing and self._restless & wanted:
+            # Another deployment, another try: what is open can only be completed while it runs.
+            self._ingestion.start(self._without(self._resting - self._restless))
+            self._resting -= self._restless
+            self._restless = set()
         if new := sorted(wanted - self._resting):
             log.info("pausing_for_deployment", deployment=newest, datasources=new)
             deadline = Deadline(self._clock, REST_TIMEOUT_S)
@@ -163,7 +186,6 @@ class Follower:
         await self._record.beat(
             Worker(
                 worker=self._name,
-                at_ms=self._clock.now_ms(),
                 deployment=self.deployment,
                 pausing=self._pausing,
                 paused=tuple(sorted(self._resting - self._restless)),

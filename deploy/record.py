@@ -3,13 +3,14 @@
 ``pipehouse.deployments`` is a history: one row when a deployment begins, one when it ends. The
 newest that ended well is live. ``pipehouse.workers`` says what each worker is at, so that a
 deployment can wait until what it changes is at rest.
+
+All times are the server's: the clocks of the hosts that processes run on need not agree.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -17,36 +18,38 @@ from msgspec import Struct
 
 from shared.clickhouse.contract import ClickHouse, Statement
 from shared.clickhouse.rows import insert_rows
-from shared.clock import Clock
 from shared.errors import AppError, QueryError
 
 DATABASE = "pipehouse"
 
 # A deployment that has said nothing for so long is taken for dead; it repeats itself more often.
 ABANDONED_AFTER_MS = 30_000
-# A worker that has said nothing for so long is taken for dead.
-GONE_AFTER_MS = 10_000
+# A worker that has said nothing for so long is taken for dead. Longer than a worker that was
+# suspended may send what it had: see ``KafkaSourceOptions.lease_s``, and it speaks every 3 s.
+GONE_AFTER_MS = 20_000
 
 TABLES = (
     f"CREATE DATABASE IF NOT EXISTS {DATABASE}",
     f"CREATE TABLE IF NOT EXISTS {DATABASE}.deployments ("
-    "database String, id UInt64, status LowCardinality(String), at DateTime64(3, 'UTC'),"
-    " hash String, files String CODEC(ZSTD(3)), steps Array(String), disturbs Array(String),"
-    " message String) ENGINE = MergeTree ORDER BY (database, id, at)",
+    "database String, id UInt64, owner String, status LowCardinality(String),"
+    " at DateTime64(3, 'UTC') DEFAULT now64(3), hash String, files String CODEC(ZSTD(3)),"
+    " steps Array(String), disturbs Array(String), message String)"
+    " ENGINE = MergeTree ORDER BY (database, id, at)",
     f"CREATE TABLE IF NOT EXISTS {DATABASE}.workers ("
-    "database String, worker String, at DateTime64(3, 'UTC'), deployment UInt64, pausing UInt64,"
-    " paused Array(String), restless Array(String), stopped Bool)"
+    "database String, worker String, at DateTime64(3, 'UTC') DEFAULT now64(3),"
+    " deployment UInt64, pausing UInt64, paused Array(String), restless Array(String),"
+    " stopped Bool)"
     " ENGINE = ReplacingMergeTree(at) ORDER BY (database, worker)"
     " TTL toDateTime(at) + INTERVAL 1 DAY",
 )
 
-Status = Literal["applying", "halted", "live", "failed"]
+Status = Literal["begun", "applying", "halted", "live", "failed"]
 
 _DEPLOYMENTS = (
     ("database", "String"),
     ("id", "UInt64"),
+    ("owner", "String"),
     ("status", "LowCardinality(String)"),
-    ("at", "DateTime64(3, 'UTC')"),
     ("hash", "String"),
     ("files", "String"),
     ("steps", "Array(String)"),
@@ -56,13 +59,14 @@ _DEPLOYMENTS = (
 _WORKERS = (
     ("database", "String"),
     ("worker", "String"),
-    ("at", "DateTime64(3, 'UTC')"),
     ("deployment", "UInt64"),
     ("pausing", "UInt64"),
     ("paused", "Array(String)"),
     ("restless", "Array(String)"),
     ("stopped", "Bool"),
 )
+# Of two rows of one millisecond the later one.
+_RANK = "transform(d.status, ['begun', 'applying'], [0, 1], 2)"
 _UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
 
 
@@ -76,14 +80,19 @@ class DeploymentUnderWayError(AppError):
 class Deployment(Struct, frozen=True, kw_only=True):
     """One row of the history.
 
-    ``id`` is the time it began, in milliseconds since 1970. ``files`` are (path, text) pairs,
-    ``steps`` what was done in words, ``disturbs`` the data sources that must be at rest meanwhile.
-    ``failed`` changed nothing; ``halted`` had done some of its steps.
+    ``id`` is above all before it, and about the time it began, in milliseconds since 1970;
+    ``owner`` tells two apart that took the same. ``files`` are (path, text) pairs, ``steps`` what
+    is done in words, ``disturbs`` the data sources that must be at rest meanwhile. ``begun`` may
+    still be refused, ``applying`` may not; ``failed`` changed nothing; ``halted`` had done some of
+    its steps. ``at_ms`` and ``age_ms`` are when the row was written and how long ago; they come
+    from the server.
     """
 
     id: int
     status: Status
-    at_ms: int
+    owner: str = ""
+    at_ms: int = 0
+    age_ms: int = 0
     hash: str = ""
     files: tuple[tuple[str, str], ...] = ()
     steps: tuple[str, ...] = ()
@@ -99,7 +108,6 @@ class Worker(Struct, frozen=True, kw_only=True):
     """
 
     worker: str
-    at_ms: int
     deployment: int
     pausing: int = 0
     paused: tuple[str, ...] = ()
@@ -117,12 +125,10 @@ class DeploymentRecord:
 
     Args:
         clickhouse: Whose database it is; the tables are in a database of their own there.
-        clock: Where times come from; the clocks of all processes should agree within seconds.
     """
 
-    def __init__(self, clickhouse: ClickHouse, clock: Clock) -> None:
+    def __init__(self, clickhouse: ClickHouse) -> None:
         self._clickhouse = clickhouse
-        self._clock = clock
 
     async def prepare(self) -> None:
         """Make the tables where they are missing; needs the rights of a deployer."""
@@ -134,9 +140,9 @@ class DeploymentRecord:
     async def write(self, deployment: Deployment) -> None:
         """Add a row."""
         row = msgspec.to_builtins(deployment)
+        del row["at_ms"], row["age_ms"]
         row |= {
             "database": self._clickhouse.database,
-            "at": _text(row.pop("at_ms")),
             "files": msgspec.json.encode(deployment.files).decode(),
         }
         await insert_rows(self._clickhouse, DATABASE, "deployments", _DEPLOYMENTS, [row])
@@ -149,29 +155,38 @@ class DeploymentRecord:
         )
         return int(found[0]["id"]) if found else 0
 
+    async def last_id(self) -> int:
+        """The highest id that any deployment took; 0 where there was none."""
+        found = await self._ask(
+            "SELECT max(id) AS id FROM pipehouse.deployments WHERE database = {database:String}"
+        )
+        return int(found[0]["id"]) if found else 0
+
     async def live(self) -> Deployment | None:
         """The live deployment with its files."""
-        found = await self.history(limit=1, status="live", with_files=True)
-        return found[0] if found else None
-
-    async def history(
-        self, *, limit: int = 20, status: Status | None = None, with_files: bool = False
-    ) -> list[Deployment]:
-        """The newest deployments as they stand, the newest first."""
         rows = await self._ask(
-            "SELECT id, status, toUnixTimestamp64Milli(at) AS at_ms, hash,"
-            " if({with_files:Bool}, files, '[]') AS files, steps, disturbs, message"
-            " FROM pipehouse.deployments WHERE database = {database:String}"
-            " AND ({status:String} = '' OR status = {status:String})"
-            " ORDER BY id DESC, at DESC LIMIT 1 BY id LIMIT {limit:UInt32}",
-            with_files=with_files,
-            status=status or "",
+            "SELECT id, owner, status, toUnixTimestamp64Milli(at) AS at_ms, hash, files, steps,"
+            " disturbs, message FROM pipehouse.deployments"
+            # One deployment by its key: the files of all that ever were are not read.
+            " WHERE database = {database:String} AND status = 'live' AND id ="
+            " (SELECT max(id) FROM pipehouse.deployments"
+            " WHERE database = {database:String} AND status = 'live') LIMIT 1"
+        )
+        for row in rows:
+            files = msgspec.json.decode(row["files"])
+            return msgspec.convert({**row, "files": files}, Deployment)
+        return None
+
+    async def history(self, *, limit: int = 20) -> list[Deployment]:
+        """The newest deployments as they stand, the newest first; without their files."""
+        rows = await self._ask(
+            "SELECT id, owner, status, toUnixTimestamp64Milli(at) AS at_ms, hash, steps, disturbs,"
+            " message FROM pipehouse.deployments AS d WHERE database = {database:String}"
+            f" ORDER BY id DESC, owner, at DESC, {_RANK} DESC LIMIT 1 BY id, owner"
+            " LIMIT {limit:UInt32}",
             limit=limit,
         )
-        return [
-            msgspec.convert({**row, "files": msgspec.json.decode(row["files"])}, Deployment)
-            for row in rows
-        ]
+        return [msgspec.convert(row, Deployment) for row in rows]
 
     async def unfinished(self) -> list[Deployment]:
         """Deployments that began after the live one and did not end, the oldest first.
@@ -179,13 +194,14 @@ class DeploymentRecord:
         Until a later one is live, the data sources that they disturb stay at rest.
         """
         rows = await self._ask(
-            "SELECT d.id AS id, argMax(d.status, d.at) AS status,"
-            " toUnixTimestamp64Milli(max(d.at)) AS at_ms, argMax(d.disturbs, d.at) AS disturbs,"
-            " argMax(d.message, d.at) AS message"
+            f"SELECT d.id AS id, d.owner AS owner, argMax(d.status, (d.at, {_RANK})) AS status,"
+            " toUnixTimestamp64Milli(max(d.at)) AS at_ms,"
+            " toUnixTimestamp64Milli(now64(3)) - at_ms AS age_ms,"
+            " argMax(d.disturbs, d.at) AS disturbs, argMax(d.message, d.at) AS message"
             " FROM pipehouse.deployments AS d WHERE d.database = {database:String} AND d.id >"
             " (SELECT max(id) FROM pipehouse.deployments"
             " WHERE database = {database:String} AND status = 'live')"
-            " GROUP BY d.id HAVING countIf(d.status = 'failed') = 0 ORDER BY id"
+            " GROUP BY d.id, d.owner HAVING countIf(d.status = 'failed') = 0 ORDER BY id, owner"
         )
         return [msgspec.convert(row, Deployment) for row in rows]
 
@@ -194,17 +210,16 @@ class DeploymentRecord:
     async def beat(self, worker: Worker) -> None:
         """Say what a worker is at."""
         row = msgspec.to_builtins(worker)
-        row |= {"database": self._clickhouse.database, "at": _text(row.pop("at_ms"))}
+        row["database"] = self._clickhouse.database
         await insert_rows(self._clickhouse, DATABASE, "workers", _WORKERS, [row])
 
     async def workers(self) -> list[Worker]:
         """What each living worker said last."""
         rows = await self._ask(
-            "SELECT worker, toUnixTimestamp64Milli(at) AS at_ms, deployment, pausing, paused,"
-            " restless FROM pipehouse.workers FINAL"
+            "SELECT worker, deployment, pausing, paused, restless FROM pipehouse.workers FINAL"
             " WHERE database = {database:String} AND NOT stopped"
-            " AND at > fromUnixTimestamp64Milli({since:Int64}) ORDER BY worker",
-            since=self._clock.now_ms() - GONE_AFTER_MS,
+            " AND at > now64(3) - toIntervalMillisecond({gone:UInt32}) ORDER BY worker",
+            gone=GONE_AFTER_MS,
         )
         return [msgspec.convert(row, Worker) for row in rows]
 
@@ -223,7 +238,3 @@ class DeploymentRecord:
                 return []
             raise
         return [msgspec.json.decode(line) for line in result.body.splitlines()]
-
-
-def _text(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]

@@ -9,7 +9,6 @@ way: no new requests, pipelines flush, connections close.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping
 from typing import Literal
@@ -23,16 +22,22 @@ from deploy.compose import (
     awaiting,
     closing,
     events_routes,
+    open_ledger,
+    operator_routes,
+    process_name,
     query_routes,
     serve,
 )
 from deploy.engine import open_server_engine
 from deploy.feed import Feed, open_feed
 from deploy.follow import Follower
+from deploy.operate.logs import KafkaFeeds
+from deploy.operate.services import OperatorServices
 from deploy.record import Deployment, DeploymentRecord
 from ingest.batch import BatchLimits
 from ingest.observe import MetricsObserver
 from ingest.progress import Progress
+from ingest.recorder import LedgerRecorder
 from ingest.worker import Worker, WorkerSettings
 from query.serving import Serving
 from shared.auth.opening import open_tokens
@@ -91,7 +96,8 @@ async def start_role(
         metrics=metrics,
     )
     service.background("tokens", parts.tokens.watch())
-    record = DeploymentRecord(clickhouse, clock)
+    name = process_name(role)
+    record = DeploymentRecord(clickhouse)
     checks: dict[str, Check] = {"clickhouse": clickhouse.ping}
     routes: list[ControllerRouterHandler] = []
     ingestion: Worker | None = None
@@ -99,21 +105,25 @@ async def start_role(
         checks["log"] = feed.log.ping
     if role == "ingest":
         assert feed is not None
-        ingestion = _worker(parts, feed)
+        recorder = open_ledger(service, clickhouse, metrics, name)
+        ingestion = _worker(parts, feed, recorder)
     if role in ("events", "serve"):
         assert feed is not None
         routes += events_routes(parts, feed.log, feed.watermarks, feed.topic_of)
     if role in ("query", "serve"):
-        routes += query_routes(parts)
+        feeds = KafkaFeeds(settings, lambda: parts.serving.workspace.connections)
+        service.on_close("operators", awaiting(feeds.close))
+        operators = OperatorServices(
+            clickhouse=clickhouse, clock=clock, feed=feeds.feed, worker=name
+        )
+        routes += [*query_routes(parts), *operator_routes(operators, parts)]
 
     async def switch(workspace: Workspace, deployment: Deployment) -> None:
         if feed is not None:
             feed.use(workspace)
         parts.serving.replace(workspace, {})
 
-    follower = Follower(
-        record, environ, switch, clock, ingestion=ingestion, name=f"{role}-{_process_name()}"
-    )
+    follower = Follower(record, environ, switch, clock, ingestion=ingestion, name=name)
     checks["deployment"] = follower.check
     await _follow(service, follower, ingestion)
     await serve(service, parts, routes, checks, listener)
@@ -133,7 +143,7 @@ async def _follow(service: Service, follower: Follower, ingestion: Worker | None
     service.background("follow", follower.run())
 
 
-def _worker(parts: Parts, feed: Feed) -> Worker:
+def _worker(parts: Parts, feed: Feed, recorder: LedgerRecorder) -> Worker:
     settings = parts.settings
     return Worker(
         worker_settings(settings),
@@ -141,7 +151,7 @@ def _worker(parts: Parts, feed: Feed) -> Worker:
         feed.open_source,
         progress=Progress(),
         clock=parts.clock,
-        observe=lambda name: MetricsObserver(parts.metrics, name),
+        observe=lambda name: MetricsObserver(parts.metrics, name, on_entry=recorder.record),
     )
 
 
@@ -157,10 +167,6 @@ def worker_settings(settings: Settings) -> WorkerSettings:
             max_age_s=settings.batch_max_age_s,
         ),
     )
-
-
-def _process_name() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def _url(settings: Settings, listener: socket.socket) -> str:

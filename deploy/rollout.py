@@ -3,8 +3,9 @@
 1. Check every pipe against empty tables; nothing is changed while the files have a mistake.
 2. Plan against the live tables; nothing is changed where a step would destroy or rewrite data.
 3. Say that a deployment begins. Workers bring the data sources that it disturbs to rest.
-4. Apply the steps, one at a time.
-5. Record the files as live: workers and query servers switch to them within seconds.
+4. See for ourselves: no insert of theirs runs in the server, no range is open in the log.
+5. Apply the steps, one at a time, as long as no other deployment took over.
+6. Record the files as live: workers and query servers switch to them within seconds.
 
 A deployment that stops half-way leaves what it disturbs at rest, events wait in the log, and
 running it again does what is left.
@@ -13,7 +14,8 @@ running it again does what is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 from msgspec import Struct, structs
@@ -41,6 +43,10 @@ log = structlog.get_logger(__name__)
 REST_TIMEOUT_S = 60.0
 POLL_S = 0.2
 REPEAT_S = 5.0
+# How often, a second apart, the end of a deployment is told to a server that does not answer.
+END_ATTEMPTS = 10
+# What the token of every insert of a data source begins with, and so its query id.
+TOKEN_PREFIX = "ph1"
 
 
 class DeploymentFailedError(AppError):
@@ -71,14 +77,23 @@ async def plan_rollout(
     )
 
 
+Rest = Callable[[Collection[str]], Awaitable[None]]
+"""Returns when no range of these data sources is open in the log; raises where one is."""
+
+
+async def _unseen(names: Collection[str]) -> None:
+    """Where there is no log to ask."""
+
+
 class Rollout:
-    """One deployment.
+    """Carries out one deployment.
 
     Args:
         clickhouse: Where the tables are, with the rights of a deployer.
         record: The history of deployments.
         clock: Where times come from.
         say: Told what is going on, in words.
+        rest: Asked, once the workers are at rest, whether the log thinks so too.
     """
 
     def __init__(
@@ -87,25 +102,37 @@ class Rollout:
         record: DeploymentRecord,
         clock: Clock,
         say: Callable[[str], None],
+        *,
+        rest: Rest = _unseen,
     ) -> None:
         self._clickhouse = clickhouse
         self._record = record
         self._clock = clock
         self._say = say
+        self._rest = rest
+        self._is_applying = False
 
     async def run(
-        self, project: LoadedProject, plan: Plan, *, take_over: bool = False
+        self,
+        project: LoadedProject,
+        plan: Plan,
+        *,
+        views: Mapping[str, ViewDefinition] | None = None,
+        take_over: bool = False,
     ) -> RolledOut:
         """Apply a plan and make the project live.
 
         Args:
             project: A project without mistakes.
             plan: From ``plan_rollout``, made just now.
+            views: What it was made with; the plan is made again before the first step, and has to
+                come out the same.
             take_over: Begin although another deployment seems to be under way.
 
         Raises:
             DataLossRefusedError: The plan refuses something; nothing was changed.
-            DeploymentUnderWayError: Another one is under way; nothing was changed.
+            DeploymentUnderWayError: Another one is or was under way; nothing was changed, or it
+                has taken over.
             DeploymentFailedError: ClickHouse refused a step; run it again.
             UnavailableError: A data source did not come to rest; nothing was changed.
         """
@@ -119,95 +146,123 @@ class Rollout:
         if not take_over:
             self._refuse_second(unfinished)
         deployment = Deployment(
-            id=max(self._clock.now_ms(), (live.id if live else 0) + 1),
-            status="applying",
-            at_ms=self._clock.now_ms(),
+            # Above all others, whatever the clocks of their machines said.
+            id=max(self._clock.now_ms(), await self._record.last_id() + 1),
+            owner=uuid.uuid4().hex,
+            status="begun",
             hash=digest,
             files=project.files,
             steps=tuple(step.summary for step in plan.steps),
             disturbs=tuple(sorted(plan.disturbed)),
         )
-        await self._write(deployment, "applying")
-        await self._guarded(deployment, plan, take_over)
+        self._is_applying = False
+        await self._write(deployment, "begun")
+        repeating = asyncio.create_task(self._repeat(deployment))
+        try:
+            await self._carry_out(deployment, plan, project.workspace, views, take_over)
+        except BaseException as error:
+            await self._end(repeating)
+            status: Status = "halted" if self._is_applying else "failed"
+            await self._tell_end(deployment, status, str(error) or type(error).__name__)
+            raise
+        await self._end(repeating)
         await self._write(deployment, "live")
         return RolledOut(plan=plan, id=deployment.id)
 
-    async def _guarded(self, deployment: Deployment, plan: Plan, take_over: bool) -> None:
+    async def _carry_out(
+        self,
+        deployment: Deployment,
+        plan: Plan,
+        workspace: Workspace,
+        views: Mapping[str, ViewDefinition] | None,
+        take_over: bool,
+    ) -> None:
         """Everything between the first and the last row of a deployment."""
-        repeating = asyncio.create_task(self._repeat(deployment))
-        try:
-            if not take_over:
-                # Of two that began at the same moment the older one goes on.
-                earlier = [d for d in await self._record.unfinished() if d.id < deployment.id]
-                self._refuse_second(earlier)
-            await self._wait_for_rest(deployment)
-        except BaseException as error:
-            await self._end(repeating)
-            await self._write(deployment, "failed", str(error) or type(error).__name__)
-            raise
-        try:
-            failed = await apply(self._clickhouse, plan)
-        except BaseException as error:
-            await self._end(repeating)
-            await self._write(deployment, "halted", str(error) or type(error).__name__)
-            raise
-        await self._end(repeating)
+        if not take_over:
+            # Of two that began at the same moment the older one goes on.
+            own = (deployment.id, deployment.owner)
+            unfinished = await self._record.unfinished()
+            self._refuse_second([d for d in unfinished if (d.id, d.owner) < own])
+        await self._wait_for_rest(deployment)
+        if views is not None:
+            again = await plan_rollout(self._clickhouse, workspace, views)
+            if again != plan:
+                raise DeploymentUnderWayError(
+                    "The tables were changed since the plan was made.",
+                    hint="Nothing was changed by this deployment; run it again.",
+                )
+        self._is_applying = True
+        await self._write(deployment, "applying")
+        failed = await apply(self._clickhouse, plan, lambda: self._require_ours(deployment))
         if failed:
-            await self._halt(deployment, failed)
+            raise _halted(deployment, failed)
+        await self._require_ours(deployment)
 
-    async def _halt(self, deployment: Deployment, failed: Mapping[str, AppError]) -> None:
-        message = "; ".join(f"{name}: {error.message}" for name, error in failed.items())
-        await self._write(deployment, "halted", message)
-        at_rest = f" {', '.join(deployment.disturbs)} stay at rest." if deployment.disturbs else ""
-        raise DeploymentFailedError(
-            f"ClickHouse refused a step: {message}",
-            hint=f"The other steps were done.{at_rest} Mend it and deploy again.",
-        )
+    async def _require_ours(self, deployment: Deployment) -> None:
+        """A process that was suspended may wake up when another has taken its place."""
+        later = [
+            d.id
+            for d in await self._record.unfinished()
+            if d.id > deployment.id and d.status != "begun"
+        ]
+        live = await self._record.live_id()
+        if later or live >= deployment.id:
+            raise DeploymentUnderWayError(
+                f"Deployment {max([*later, live])} has taken over from this one.",
+                hint="What this one had done stays; the other goes on from there.",
+            )
 
     def _refuse_second(self, unfinished: Collection[Deployment]) -> None:
-        now_ms = self._clock.now_ms()
         for other in unfinished:
-            age_ms = now_ms - other.at_ms
-            if other.status == "applying" and age_ms < ABANDONED_AFTER_MS:
-                raise DeploymentUnderWayError(
-                    f"Deployment {other.id} is under way; it was heard of {age_ms / 1000:.0f} s"
-                    " ago.",
-                    hint=f"Wait for it; if it was killed, {ABANDONED_AFTER_MS // 1000} s are"
-                    " enough, or give --take-over.",
-                )
+            if other.status == "halted" or other.age_ms >= ABANDONED_AFTER_MS:
+                continue
+            raise DeploymentUnderWayError(
+                f"Deployment {other.id} is under way; it was heard of"
+                f" {max(other.age_ms, 0) / 1000:.0f} s ago.",
+                hint=f"Wait for it; if it was killed, {ABANDONED_AFTER_MS // 1000} s are"
+                " enough, or give --take-over.",
+            )
 
     async def _wait_for_rest(self, deployment: Deployment) -> None:
-        """Until every living worker holds at rest what the deployment disturbs."""
+        """Until nothing is under way of what the deployment disturbs."""
         if not deployment.disturbs:
             return
         self._say(f"Waiting until at rest: {', '.join(deployment.disturbs)}")
-        wanted = set(deployment.disturbs)
         begun_s = self._clock.monotonic()
-        while True:
-            workers = await self._record.workers()
-            answered = [w for w in workers if w.pausing >= deployment.id]
-            restless = {name for w in answered for name in w.restless} & wanted
-            if restless:
-                raise UnavailableError(
-                    f"Data sources with a range under way that does not end: {sorted(restless)}.",
-                    hint="The workers' logs say what they wait for; nothing was changed.",
-                )
-            silent = [w.worker for w in workers if w not in answered]
-            if not silent:
-                return
+        while busy := await self._busy(deployment):
             if self._clock.monotonic() - begun_s > REST_TIMEOUT_S:
                 raise UnavailableError(
-                    f"Workers that did not come to rest in {REST_TIMEOUT_S:g} s: {silent}.",
-                    hint="Nothing was changed. Look at their logs, or stop them.",
+                    f"Not at rest after {REST_TIMEOUT_S:g} s: {', '.join(busy)}.",
+                    hint="Nothing was changed. Look at the workers' logs, or stop them.",
                 )
             await asyncio.sleep(POLL_S)
+        await self._rest(deployment.disturbs)
+
+    async def _busy(self, deployment: Deployment) -> list[str]:
+        """Workers that have not come to rest, else inserts that a server still runs for one."""
+        workers = await self._record.workers()
+        answered = [w for w in workers if w.pausing >= deployment.id]
+        restless = {name for w in answered for name in w.restless} & set(deployment.disturbs)
+        if restless:
+            raise UnavailableError(
+                f"Data sources with a range under way that does not end: {sorted(restless)}.",
+                hint="The workers' logs say what they wait for; nothing was changed.",
+            )
+        if silent := [f"worker {w.worker}" for w in workers if w not in answered]:
+            return silent
+        # A worker that was killed may have left one behind.
+        return [
+            f"insert {query_id}"
+            for name in deployment.disturbs
+            for query_id in await self._clickhouse.running(f"{TOKEN_PREFIX}:{name}:")
+        ]
 
     async def _repeat(self, deployment: Deployment) -> None:
         """Say again and again that the deployment is under way."""
         while True:
             await asyncio.sleep(REPEAT_S)
             try:
-                await self._write(deployment, "applying")
+                await self._write(deployment, "applying" if self._is_applying else "begun")
             except AppError as error:
                 log.warning("deployment_not_repeated", error=str(error))
 
@@ -215,15 +270,39 @@ class Rollout:
         repeating.cancel()
         await asyncio.wait([repeating])
 
+    async def _tell_end(self, deployment: Deployment, status: Status, message: str) -> None:
+        """Record how it ended; a server that restarts is waited for, in vain at most."""
+        for attempt in range(END_ATTEMPTS):
+            try:
+                await self._write(deployment, status, message)
+            except AppError as error:
+                log.warning("deployment_end_not_recorded", attempt=attempt, error=str(error))
+                await asyncio.sleep(1.0)
+            else:
+                return
+        if deployment.disturbs:
+            self._say(
+                f"ClickHouse does not take the end of this deployment:"
+                f" {', '.join(deployment.disturbs)} may stay at rest until you deploy again."
+            )
+
     async def _write(self, deployment: Deployment, status: Status, message: str = "") -> None:
         row = structs.replace(
             deployment,
             status=status,
-            at_ms=max(self._clock.now_ms(), deployment.at_ms + (status != "applying")),
             message=message,
             files=deployment.files if status == "live" else (),
         )
         await self._record.write(row)
+
+
+def _halted(deployment: Deployment, failed: Mapping[str, AppError]) -> DeploymentFailedError:
+    message = "; ".join(f"{name}: {error.message}" for name, error in failed.items())
+    at_rest = f" {', '.join(deployment.disturbs)} stay at rest." if deployment.disturbs else ""
+    return DeploymentFailedError(
+        f"ClickHouse refused a step: {message}",
+        hint=f"The other steps were done.{at_rest} Mend it and deploy again.",
+    )
 
 
 def refuse(plan: Plan) -> None:

@@ -251,6 +251,9 @@ class Worker:
         waits for a view to be mended.
         """
         names = list(names)
+        for name in names:
+            # Whatever it is paused for may be what was wrong with it.
+            self._refused.pop(name, None)
         stopping = [self._running.pop(name) for name in names if name in self._running]
         for running in stopping:
             running.pipeline.stop()

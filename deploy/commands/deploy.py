@@ -5,31 +5,37 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from deploy.bootstrap import ROLES, User, statements, users
 from deploy.commands.base import EXIT_BAD, EXIT_NOT_LOADED, complain, report, say
 from deploy.ddl import ViewDefinition
-from deploy.engine import open_server_engine
+from deploy.engine import Engine, open_server_engine
+from deploy.open_ranges import open_ranges
+from deploy.operate.logs import KafkaFeeds
 from deploy.plan import Plan
 from deploy.record import DeploymentRecord
-from deploy.rollout import Rollout, plan_rollout, refuse
+from deploy.rollout import RolledOut, Rollout, plan_rollout, refuse
+from deploy.state import read_state
 from deploy.throwaway import throwaway
+from ingest.worker import takes_events
 from shared.auth.opening import open_tokens
 from shared.auth.tokens import load_or_create_admin_token
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.server import open_server
 from shared.clickhouse.url import ServerUrl, parse_url
 from shared.clock import SystemClock
-from shared.datafile.project import LoadedProject, load_project
-from shared.errors import ConfigError
+from shared.datafile.project import load_project, parse_project
+from shared.errors import ConfigError, UnavailableError
 from shared.logs import configure_logging
 from shared.settings import Settings, load_settings
 
@@ -44,6 +50,7 @@ from shared.settings import Settings, load_settings
 @click.option("--check", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--bootstrap", is_flag=True, help="Make the databases and least-privilege users.")
 @click.option("--take-over", is_flag=True, help="Begin although a deployment seems under way.")
+@click.option("--open-ranges", is_flag=True, help="Change tables although a range is open.")
 @click.option("--history", is_flag=True, help="List the last deployments.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the history as JSON.")
 def deploy(
@@ -51,6 +58,7 @@ def deploy(
     check: bool,
     bootstrap: bool,
     take_over: bool,
+    open_ranges: bool,
     history: bool,
     as_json: bool,
 ) -> None:
@@ -65,13 +73,43 @@ def deploy(
         raise click.UsageError("Name the FOLDER of a project, or set PIPEHOUSE_PROJECT.")
     else:
         chosen = folders or (settings.project or Path.cwd(),)
-        code = asyncio.run(_deploy(settings, chosen, check, take_over, as_json))
-        sys.exit(code)
+        how = _How(check=check, take_over=take_over, open_ranges=open_ranges, as_json=as_json)
+        _run_until_told(_deploy(settings, chosen, how))
 
 
-async def _deploy(
-    settings: Settings, folders: Sequence[Path], check: bool, take_over: bool, as_json: bool
-) -> int:
+class _How(Struct, frozen=True, kw_only=True):
+    """The flags of a deployment."""
+
+    check: bool
+    take_over: bool
+    open_ranges: bool
+    as_json: bool
+
+
+def _run_until_told(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run to the end, or to a signal: a deployment that is ended says so before it goes."""
+    told: list[int] = []
+
+    async def run() -> int:
+        task = asyncio.ensure_future(work)
+
+        def end(number: signal.Signals) -> None:
+            told.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+        return await task
+
+    try:
+        code = asyncio.run(run())
+    except asyncio.CancelledError:
+        complain("pipehouse: The deployment was ended by a signal; deploy again.")
+        code = 128 + told[0]
+    sys.exit(code)
+
+
+async def _deploy(settings: Settings, folders: Sequence[Path], how: _How) -> int:
     project = load_project(folders, os.environ)
     views = await _checked_views(folders)
     if views is None:
@@ -81,31 +119,76 @@ async def _deploy(
     try:
         clock = SystemClock()
         plan = await plan_rollout(engine, project.workspace, views)
-        if as_json:
+        if how.as_json:
             say(msgspec.json.encode(plan).decode())
         else:
             _print(plan)
-        if check:
+        if how.check:
             return EXIT_BAD if plan.refusals else 0
         refuse(plan)
-        record = DeploymentRecord(engine, clock)
+        record = DeploymentRecord(engine)
         await record.prepare()
         # Before anything is changed: with the wrong secret no token could be made afterwards.
         token = load_or_create_admin_token(settings.data, settings.admin_token)
         tokens = await open_tokens(engine, settings, admin_token=token, clock=clock)
-        await _roll_out(Rollout(engine, record, clock, say), project, plan, take_over)
+        rest = _Rest(settings, engine, record, go_on=how.open_ranges)
+        rollout = Rollout(engine, record, clock, complain, rest=rest.check)
+        done = await rollout.run(project, plan, views=views, take_over=how.take_over)
+        if not how.as_json:
+            _tell(done)
         await tokens.apply_workspace(project.workspace)
         return 0
     finally:
         await engine.close()
 
 
-async def _roll_out(rollout: Rollout, project: LoadedProject, plan: Plan, take_over: bool) -> None:
-    done = await rollout.run(project, plan, take_over=take_over)
+def _tell(done: RolledOut) -> None:
     if done.id is None:
         say("Nothing to do: this project is live already.")
     else:
         say(f"Deployment {done.id} is live; running processes switch within seconds.")
+
+
+class _Rest:
+    """Sees in the log whether data sources are at rest, also those that no worker reads."""
+
+    def __init__(
+        self, settings: Settings, clickhouse: Engine, record: DeploymentRecord, *, go_on: bool
+    ) -> None:
+        self._settings = settings
+        self._clickhouse = clickhouse
+        self._record = record
+        self._go_on = go_on
+
+    async def check(self, names: Collection[str]) -> None:
+        """Return when no range is open.
+
+        Raises:
+            UnavailableError: One is, or the log does not answer.
+        """
+        # As they are deployed, not as they will be: ranges belong to the groups of now.
+        state = await read_state(self._clickhouse)
+        live = await self._record.live()
+        files = live.files if live is not None else ()
+        connections = parse_project(files, os.environ).workspace.connections
+        feeds = KafkaFeeds(self._settings, lambda: connections)
+        try:
+            fed = [state.datasources[name] for name in names if name in state.datasources]
+            found, unknown = await open_ranges(feeds.feed, filter(takes_events, fed))
+        finally:
+            await feeds.close()
+        if unknown:
+            complain(
+                f"  The log of {', '.join(unknown)} is not known here, so only workers were asked"
+                " whether ranges are open; PIPEHOUSE_KAFKA_BOOTSTRAP_SERVERS names it."
+            )
+        if found and not self._go_on:
+            raise UnavailableError(
+                f"Ranges are open that no worker completes: {'; '.join(found)}.",
+                hint="Nothing was changed. Start pipehouse ingest, or wait a minute where a worker"
+                " was killed, and deploy again. If they wait for a view that this deployment mends,"
+                " give --open-ranges.",
+            )
 
 
 async def _checked_views(folders: Sequence[Path]) -> Mapping[str, ViewDefinition] | None:
@@ -186,7 +269,7 @@ def _used_by(user: User) -> str:
 async def _history(settings: Settings, as_json: bool) -> None:
     engine = await open_server_engine(settings, "deploy --history")
     try:
-        found = await DeploymentRecord(engine, SystemClock()).history()
+        found = await DeploymentRecord(engine).history()
     finally:
         await engine.close()
     for deployment in found:

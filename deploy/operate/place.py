@@ -73,7 +73,7 @@ async def open_services(settings: Settings) -> AsyncIterator[OperatorServices]:
     async with AsyncExitStack() as stack:
         clickhouse = await open_server_engine(settings, "operator commands")
         stack.push_async_callback(clickhouse.close)
-        live = await DeploymentRecord(clickhouse, clock).live()
+        live = await DeploymentRecord(clickhouse).live()
         files = live.files if live is not None else ()
         connections = parse_project(files, os.environ).workspace.connections
         feeds = KafkaFeeds(settings, lambda: connections)

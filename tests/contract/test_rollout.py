@@ -16,7 +16,7 @@ from deploy.plan import Plan, Step
 from deploy.record import Deployment, DeploymentRecord, DeploymentUnderWayError, hash_files
 from deploy.rollout import DeploymentFailedError, RolledOut, Rollout, plan_rollout
 from shared.clickhouse.contract import Statement
-from shared.clock import Deadline, ManualClock, SystemClock
+from shared.clock import Deadline, SystemClock
 from shared.datafile.project import LoadedProject, parse_project
 from shared.errors import DataLossRefusedError, UnavailableError
 from shared.model.resources import Datasource
@@ -52,7 +52,7 @@ class Installation:
     def __init__(self, engine: Engine, *, restless: bool = False) -> None:
         self.ev = "ev" + uuid.uuid4().hex[:8]
         self.engine = engine
-        self.record = DeploymentRecord(engine, CLOCK)
+        self.record = DeploymentRecord(engine)
         self.rollout = Rollout(engine, self.record, CLOCK, lambda text: None)
         self.ingestion = RecordingIngestion([self.ev] if restless else [])
         self.served = Workspace()
@@ -74,11 +74,27 @@ class Installation:
     def project(self, columns: str = "n UInt32 `json:$.n`") -> LoadedProject:
         return parse_project([(f"{self.ev}.datasource", f"SCHEMA >\n    {columns}\n")])
 
+    async def write_of_an_hour_ago(
+        self, table: str, *, id: int = 0, worker: str = "", disturbs: Iterable[str] = ()
+    ) -> None:
+        """What a process said last that was killed then."""
+        quoted = ",".join(f"'{name}'" for name in disturbs)
+        columns, values = {
+            "deployments": ("id, status, disturbs", f"{id}, 'applying', [{quoted}]"),
+            "workers": ("worker", f"'{worker}'"),
+        }[table]
+        await self.engine.execute(
+            Statement(
+                sql=f"INSERT INTO pipehouse.{table} (database, at, {columns})"
+                f" SELECT currentDatabase(), now64(3) - toIntervalHour(1), {values}"
+            )
+        )
+
     async def plan(self, project: LoadedProject) -> Plan:
         return await plan_rollout(self.engine, project.workspace, {})
 
-    async def deploy(self, project: LoadedProject, **options: bool) -> RolledOut:
-        return await self.rollout.run(project, await self.plan(project), **options)
+    async def deploy(self, project: LoadedProject, *, take_over: bool = False) -> RolledOut:
+        return await self.rollout.run(project, await self.plan(project), take_over=take_over)
 
 
 @pytest.fixture
@@ -169,7 +185,7 @@ async def test_a_worker_that_does_not_come_to_rest_stops_the_deployment_and_goes
 
 async def test_a_second_deployment_at_the_same_time_is_refused(site: Installation) -> None:
     await site.record.prepare()
-    await site.record.write(Deployment(id=CLOCK.now_ms(), status="applying", at_ms=CLOCK.now_ms()))
+    await site.record.write(Deployment(id=CLOCK.now_ms(), status="applying"))
     with pytest.raises(DeploymentUnderWayError, match="--take-over"):
         await site.deploy(site.project())
     assert (await site.deploy(site.project(), take_over=True)).id is not None
@@ -182,10 +198,7 @@ async def test_a_deployment_that_was_killed_half_way_keeps_its_data_sources_at_r
     await site.follower.turn()
     await site.deploy(site.project())
     await site.follower.turn()
-    killed = Deployment(
-        id=CLOCK.now_ms(), status="applying", at_ms=CLOCK.now_ms() - 3_600_000, disturbs=(site.ev,)
-    )
-    await site.record.write(killed)
+    await site.write_of_an_hour_ago("deployments", id=CLOCK.now_ms(), disturbs=[site.ev])
     await site.follower.turn()
     assert site.ingestion.running == set()
     # Run again, it does what is left, and everything goes on.
@@ -228,16 +241,7 @@ async def test_a_worker_that_has_said_nothing_for_long_is_not_waited_for(
     site: Installation,
 ) -> None:
     await site.deploy(site.project())
-    clock = ManualClock(CLOCK.now_ms() / 1000 - 60)
-    gone = Follower(
-        DeploymentRecord(site.engine, clock),
-        {},
-        site.follower._switch,
-        clock,
-        ingestion=site.ingestion,  # type: ignore[arg-type]
-        name="gone",
-    )
-    await gone.beat()
+    await site.write_of_an_hour_ago("workers", worker="gone")
     assert (await site.deploy(wider(site))).id is not None
 
 
