@@ -109,4 +109,6 @@ class TokenLookup:
     def _limited(self, grant: Grant, expires_at_ms: float, rate_key: str) -> _Known:
         own_rps = grant.limits.rps
         rps = self._default_rps if own_rps is None else own_rps
-        return _Known(grant, expires_at_ms, 0 if grant.allows(ADMIN) else rps, rate_key)
+        # Tokens of one name and different limits would fill each other's bucket.
+        key = f"{rate_key} {rps:g}"
+        return _Known(grant, expires_at_ms, 0 if grant.allows(ADMIN) else rps, key)

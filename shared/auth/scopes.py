@@ -41,7 +41,7 @@ _RESOURCE = re.compile(r"\*|[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class ScopeObject(Struct, frozen=True, kw_only=True):
-    """A scope as JSON says it; an empty text counts as not given."""
+    """A scope as JSON says it; an empty resource counts as not given."""
 
     type: str
     resource: str | None = None
@@ -82,10 +82,15 @@ def scope_from_object(value: ScopeObject) -> Scope:
         Scope(
             type=value.type,
             resource=value.resource or None,
-            filter=value.filter or None,
+            filter=_given_filter(value),
             fixed_params=value.fixed_params or {},
         )
     )
+
+
+def _given_filter(value: ScopeObject) -> str | None:
+    """The filter; an empty one is kept, and refused, where taking it for none would open rows."""
+    return value.filter if value.type == DATASOURCES_READ else value.filter or None
 
 
 def scope_object(scope: Scope) -> dict[str, object]:
@@ -114,6 +119,10 @@ def checked_scope(scope: Scope) -> Scope:
     _check_filter(scope)
     if scope.fixed_params and scope.type != PIPES_READ:
         raise BadRequestError(f"The scope {scope.type} takes no fixed_params, {PIPES_READ} does.")
+    for name, value in scope.fixed_params.items():
+        if value is None:
+            # To a template it would be a parameter that was not sent: every row, mostly.
+            raise BadRequestError(f"The fixed parameter '{name}' of '{scope.resource}' is null.")
     return scope
 
 

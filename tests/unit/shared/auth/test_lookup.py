@@ -141,3 +141,13 @@ def test_without_a_limit_nothing_is_counted() -> None:
 
 def test_no_token_is_shown() -> None:
     assert "p." not in repr(lookup(ManualClock(), record("p.one")))
+
+
+def test_tokens_of_one_name_do_not_fill_the_bucket_of_each_other() -> None:
+    clock = ManualClock()
+    store = lookup(clock)
+    slow, fast = signed(clock, 60, rps=1), signed(clock, 60, rps=5)
+    store.grant(slow)
+    store.grant(fast)
+    with pytest.raises(RateLimitedError):
+        store.grant(slow)

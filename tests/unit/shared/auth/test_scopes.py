@@ -122,6 +122,23 @@ def test_fixed_parameters_belong_to_pipes_only() -> None:
         scope_from_object(ScopeObject(type="DATASOURCES:READ", resource="a", fixed_params={"x": 1}))
 
 
+@pytest.mark.parametrize("condition", ["", "  "])
+def test_an_empty_filter_is_refused_and_does_not_open_every_row(condition: str) -> None:
+    with pytest.raises(BadRequestError, match="is empty"):
+        scope_from_object(ScopeObject(type="DATASOURCES:READ", resource="a", filter=condition))
+
+
+def test_an_empty_filter_says_nothing_where_there_could_be_none() -> None:
+    found = scope_from_object(ScopeObject(type="PIPES:READ", resource="a", filter=""))
+    assert found == Scope(type="PIPES:READ", resource="a")
+
+
+def test_a_fixed_parameter_cannot_be_null() -> None:
+    value = ScopeObject(type="PIPES:READ", resource="a", fixed_params={"org": None})
+    with pytest.raises(BadRequestError, match="'org' of 'a' is null"):
+        scope_from_object(value)
+
+
 def test_scopes_are_merged_in_order_and_once() -> None:
     a, b = Scope(type="PIPES:READ", resource="a"), Scope(type="PIPES:READ", resource="b")
     assert merge_scopes([b, a, b]) == (b, a)
