@@ -21,7 +21,9 @@ from shared.errors import QueryError
 _REMEMBERED_TEXTS = 4096
 # Texts above this are parsed each time: the memory is for templates, not for pasted data.
 _REMEMBERED_CHARACTERS = 64 * 1024
-_NOT_A_SELECT = "does not support JSON serialization"
+_NOT_A_SELECT = ("does not support JSON serialization", "during AST JSON deserialization")
+# Some engines read a lone expression as a SELECT, and then a misspelt word is one.
+_SETTINGS = {"implicit_select": 0}
 
 T = TypeVar("T")
 Fetch = Callable[[Statement], Awaitable[Result]]
@@ -60,11 +62,12 @@ class Parser:
             parameters={"sql": sql},
             format="TabSeparatedRaw",
             readonly=True,
+            settings=_SETTINGS,
         )
         try:
             return (await self._fetch(statement)).body
         except QueryError as error:
-            if _NOT_A_SELECT in error.message:
+            if any(text in error.message for text in _NOT_A_SELECT):
                 raise QueryError("Only SELECT statements can be run.") from None
             raise
 
