@@ -144,10 +144,10 @@ class Spool:
 
     def _worked(self, future: asyncio.Future[T]) -> None:
         self._working -= 1
+        if not future.cancelled():
+            # Nobody may wait for it any more.
+            future.exception()
         if self._is_closed:
-            if not future.cancelled():
-                # Nobody may wait for it any more.
-                future.exception()
             self._close_file()
 
     def _empty_file(self) -> None:

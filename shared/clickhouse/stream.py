@@ -124,8 +124,16 @@ class PipeStream:
         self._release()
         self._end()
         # However it ends is of no interest any more; that it has ended frees its connection.
+        ended = asyncio.wrap_future(self._future)
+        # Whoever waits here may be cancelled, and then nobody else looks at the error.
+        ended.add_done_callback(_look_at)
         with contextlib.suppress(EngineError, FutureCancelledError):
-            await asyncio.shield(asyncio.wrap_future(self._future))
+            await asyncio.shield(ended)
+
+
+def _look_at(future: asyncio.Future[Summary]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _abandon(reading: int, end: Callable[[], None]) -> None:
