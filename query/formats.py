@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from shared.errors import NotFoundError, ParameterError
+from shared.errors import BadRequestError, NotFoundError, ParameterError
 from shared.model.workspace import did_you_mean
 
 
@@ -48,20 +48,29 @@ _SQL_MEDIA_TYPES = {
     "JSONCompact": "application/json; charset=utf-8",
     "JSONEachRow": "application/x-ndjson; charset=utf-8",
     "JSONCompactEachRow": "application/x-ndjson; charset=utf-8",
+    "JSONCompactEachRowWithNames": "application/x-ndjson; charset=utf-8",
     "JSONCompactEachRowWithNamesAndTypes": "application/x-ndjson; charset=utf-8",
     "JSONStringsEachRowWithProgress": "application/x-ndjson; charset=utf-8",
     "CSV": "text/csv; charset=utf-8",
     "CSVWithNames": "text/csv; charset=utf-8",
     "TSV": "text/plain",
     "TSVWithNames": "text/plain",
+    "TSVWithNamesAndTypes": "text/plain",
     "TabSeparated": "text/plain",
+    "TabSeparatedWithNames": "text/plain",
     "TabSeparatedWithNamesAndTypes": "text/plain",
+    "Pretty": "text/plain",
     "PrettyCompact": "text/plain",
+    "Vertical": "text/plain",
     "Markdown": "text/plain",
     "Parquet": "application/vnd.apache.parquet",
+    "Prometheus": "text/plain; version=0.0.4; charset=utf-8",
     "Native": "application/octet-stream",
+    "RowBinary": "application/octet-stream",
     "RowBinaryWithNamesAndTypes": "application/octet-stream",
+    "ODBCDriver2": "application/octet-stream",
 }
+_SQL_FORMATS = {name.lower(): name for name in _SQL_MEDIA_TYPES}
 
 DEFAULT_SQL_FORMAT = "TSV"
 
@@ -103,6 +112,16 @@ def output_settings(arguments: Mapping[str, object]) -> dict[str, int]:
     return chosen
 
 
-def sql_media_type(clickhouse_format: str) -> str | None:
-    """The media type of a FORMAT clause, None for a format that is not offered."""
-    return _SQL_MEDIA_TYPES.get(clickhouse_format)
+def sql_format(name: str) -> tuple[str, str]:
+    """ClickHouse's spelling of the format of a FORMAT clause, and its media type.
+
+    Raises:
+        BadRequestError: It is not offered; the hint names the near miss.
+    """
+    known = _SQL_FORMATS.get(name.lower())
+    if known is None:
+        raise BadRequestError(
+            f"FORMAT {name} is not offered.",
+            hint=did_you_mean(name, _SQL_MEDIA_TYPES) or f"Known: {', '.join(_SQL_MEDIA_TYPES)}.",
+        )
+    return known, _SQL_MEDIA_TYPES[known]

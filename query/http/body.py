@@ -24,10 +24,11 @@ async def read_arguments(scope: HTTPScope, receive: Receive) -> Mapping[str, obj
     """
     if scope["method"] != "POST":
         return {}
-    body = await read_small_body(receive)
-    if not body.strip():
+    refuse_multipart(scope)
+    body = (await read_small_body(receive)).strip()
+    if not body:
         return {}
-    if body.lstrip()[:1] != b"{":
+    if body[:1] not in (b"{", b"["):
         joined: dict[str, object] = {}
         for name, value in query_pairs(body):
             joined[name] = f"{joined[name]},{value}" if name in joined else value
@@ -39,6 +40,20 @@ async def read_arguments(scope: HTTPScope, receive: Receive) -> Mapping[str, obj
             f"The body is not a JSON object: {error}.",
             hint="Send parameters as a JSON object or as a form.",
         ) from error
+
+
+def refuse_multipart(scope: HTTPScope) -> None:
+    """Refuse the form of file uploads: its parameters would be overlooked.
+
+    Raises:
+        BadRequestError: The body is one.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-type" and value.lower().startswith(b"multipart/"):
+            raise BadRequestError(
+                "The body is a multipart form.",
+                hint="Send parameters as application/x-www-form-urlencoded or as a JSON object.",
+            )
 
 
 async def read_small_body(receive: Receive) -> bytes:

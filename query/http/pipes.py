@@ -48,7 +48,7 @@ from shared.web.compression import Encoding, negotiate
 from shared.web.errors import JSON_MEDIA_TYPE, require_method
 from shared.web.guards import authenticate, query_pairs
 
-METHODS = ("GET", "POST", "HEAD")
+METHODS = ("GET", "HEAD", "POST")
 
 T = TypeVar("T", int, float)
 
@@ -75,7 +75,7 @@ def pipes_route(services: QueryServices) -> ASGIRouteHandler:
     @asgi("/v0/pipes", is_mount=True, copy_scope=False)
     async def pipes(scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("method") == "OPTIONS":
-            await _send_plain(send, 204, b"", ((b"allow", b"GET, HEAD, POST, OPTIONS"),))
+            await send_methods(send)
             return
         require_method(scope, *METHODS)
         http = cast(HTTPScope, scope)
@@ -197,7 +197,8 @@ class _PipesApi:
         arguments = merge_arguments(pairs, body, grant.fixed_params(name))
         planned = await serving.planner.plan(pipe, node, arguments, grant=grant)
         over = body.get("q", dict(pairs).get("q"))
-        if over is not None:
+        # Forms send fields that nobody has filled in.
+        if over not in (None, ""):
             planned = await over_result(serving.parse, planned, str(over))
         return planned
 
@@ -258,6 +259,12 @@ def accepted_encoding(scope: HTTPScope) -> Encoding | None:
         if name == b"accept-encoding":
             return negotiate(value)
     return None
+
+
+async def send_methods(send: Send) -> None:
+    """Say what is possible at a path of queries."""
+    allowed = ", ".join((*METHODS, "OPTIONS")).encode()
+    await _send_plain(send, 204, b"", ((b"allow", allowed),))
 
 
 async def _send_plain(send: Send, status: int, body: bytes, headers: Headers) -> None:

@@ -18,9 +18,9 @@ from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct, field
 
 from query.client import ClientLeftError
-from query.formats import DEFAULT_SQL_FORMAT, output_settings, sql_media_type
-from query.http.body import read_small_body
-from query.http.pipes import QueryServices, accepted_encoding, tightened
+from query.formats import DEFAULT_SQL_FORMAT, output_settings, sql_format
+from query.http.body import read_small_body, refuse_multipart
+from query.http.pipes import METHODS, QueryServices, accepted_encoding, send_methods, tightened
 from query.parameters import merge_arguments
 from query.planned import Planned, Request
 from query.respond import Order, Responder
@@ -30,7 +30,12 @@ from shared.errors import BadRequestError
 from shared.web.errors import require_method
 from shared.web.guards import authenticate, query_pairs
 
-_FORMAT = re.compile(r"\sFORMAT\s+([A-Za-z]\w*)\s*\Z", re.IGNORECASE)
+_SETTING = r"\w+\s*=\s*(?:[\w.]+|'\w*')"
+# ClickHouse takes SETTINGS on either side of FORMAT.
+_FORMAT = re.compile(
+    rf"\sFORMAT\s+([A-Za-z]\w*)(\s+SETTINGS\s+{_SETTING}(?:\s*,\s*{_SETTING})*)?\s*\Z",
+    re.IGNORECASE,
+)
 _DESCRIBE = re.compile(r"DESC(?:RIBE)?\s+(?:TABLE\s+)?(?=\S)", re.IGNORECASE)
 _QUERY = re.compile(r"\(|SELECT\b|WITH\b|FROM\b", re.IGNORECASE)
 _PACKED = frozenset({"Parquet", "Native"})
@@ -63,24 +68,26 @@ def sql_route(services: QueryServices) -> ASGIRouteHandler:
 
     @asgi("/v0/sql", is_mount=False, copy_scope=False)
     async def sql(scope: Scope, receive: Receive, send: Send) -> None:
-        require_method(scope, "GET", "POST")
+        if scope.get("method") == "OPTIONS":
+            await send_methods(send)
+            return
+        require_method(scope, *METHODS)
         http = cast(HTTPScope, scope)
         grant = authenticate(scope, services.tokens)
         request = await _read_request(http, receive)
         free = read_free_sql(request.sql)
-        media_type = sql_media_type(free.format)
-        if media_type is None:
-            raise BadRequestError(f"FORMAT {free.format} is not offered.")
+        format_, media_type = sql_format(free.format)
         planned = await plan_free_sql(services.serving, grant, request, free)
         order = Order(
             statement=planned.statement(
-                free.format,
+                format_,
                 limits=tightened(services.limits, grant.limits),
                 settings=output_settings(request.sent),
             ),
             media_type=media_type,
             encoding=accepted_encoding(http),
-            is_packable=free.format not in _PACKED,
+            is_packable=format_ not in _PACKED,
+            is_head=http["method"] == "HEAD",
         )
         try:
             await responder.respond(order, receive, send)
@@ -100,7 +107,9 @@ def read_free_sql(text: str) -> FreeSql:
     found = _FORMAT.search(sql)
     output_format = DEFAULT_SQL_FORMAT
     if found:
-        sql, output_format = sql[: found.start()].rstrip(), found[1]
+        # On a line of their own: the text may end in a comment.
+        settings = f"\n{found[2].strip()}" if found[2] else ""
+        sql, output_format = sql[: found.start()].rstrip() + settings, found[1]
     describe = _DESCRIBE.match(sql)
     if describe:
         sql = sql[describe.end() :]
@@ -138,6 +147,7 @@ async def plan_free_sql(
 async def _read_request(scope: HTTPScope, receive: Receive) -> SqlRequest:
     pairs = tuple(query_pairs(scope["query_string"]))
     query = dict(pairs).get("q", "")
+    refuse_multipart(scope)
     sent = await read_small_body(receive) if scope["method"] == "POST" else b""
     is_form = any(
         name == b"content-type" and value.startswith(b"application/x-www-form-urlencoded")

@@ -93,13 +93,18 @@ def error_codes() -> list[ErrorCode]:
 
 def envelope(error: AppError) -> dict[str, object]:
     """The JSON body that says what went wrong."""
-    if isinstance(error, BringsBody):
+    if isinstance(error, BringsBody) and not _is_text_only(error.body):
         return dict(error.body)
     body: dict[str, object] = {"error": str(error), "code": error.code}
     if error.errors:
         body["errors"] = list(error.errors)
     body["documentation"] = f"/docs/errors#{error.code}"
     return body
+
+
+def _is_text_only(body: Mapping[str, object]) -> bool:
+    """Whether an author gave a text and nothing more, so that a code can stand beside it."""
+    return body.keys() == {"error"} and isinstance(body["error"], str)
 
 
 def error_headers(error: AppError) -> dict[str, str]:

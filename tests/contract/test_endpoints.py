@@ -76,6 +76,20 @@ async def test_output_settings_shape_the_answer(rig: Rig) -> None:
     assert "expected 0 or 1" in refused.json()["error"]
 
 
+async def test_what_a_template_refuses_has_a_code_unless_its_author_says_more(rig: Rig) -> None:
+    rig.endpoint("picky", "SELECT 1{% if not defined(a) %}{{error('need a')}}{% end %}")
+    rig.endpoint("own", "SELECT 1{% if not defined(a) %}{{custom_error({'why': 3}, 403)}}{% end %}")
+    picky, own = await rig.get("/picky.json"), await rig.get("/own.json")
+    assert (picky.status_code, picky.json()["error"]) == (400, "need a")
+    assert picky.json()["code"] == "template_raised"
+    assert (own.status_code, own.json()) == (403, {"why": 3})
+
+
+async def test_a_field_that_nobody_filled_in_is_no_sql(rig: Rig) -> None:
+    rig.endpoint("one", "SELECT 1 AS n")
+    assert (await rig.get("/one.csv?q=")).text == '"n"\n1\n'
+
+
 async def test_q_is_sql_over_the_result_and_over_nothing_else(rig: Rig) -> None:
     rig.endpoint("some", "SELECT n FROM EV WHERE n < {{UInt32(below, 5)}}")
     counted = await rig.get("/some.json", params={"q": "SELECT count() AS c FROM _", "below": "3"})

@@ -102,10 +102,10 @@ async def test_a_format_is_named_in_the_sql(client: httpx.AsyncClient) -> None:
     quoted = {"q": sql, "output_format_json_quote_64bit_integers": "1"}
     assert (await client.get("/v0/sql", params=quoted)).json()["data"] == [{"n": "0"}]
     refused = await client.get("/v0/sql", params={"q": "SELECT 1 FORMAT Protobuf"})
-    assert (refused.status_code, refused.json()["error"]) == (
-        400,
-        "FORMAT Protobuf is not offered.",
-    )
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("FORMAT Protobuf is not offered. Known: JSON,")
+    for sql in ("SELECT 1 FORMAT csv SETTINGS max_threads=1", "SELECT 1 -- x\nFORMAT Csv;"):
+        assert (await client.get("/v0/sql", params={"q": sql})).text == "1\n"
 
 
 async def test_parameters_reach_the_sql_and_the_pipes_it_reads(client: httpx.AsyncClient) -> None:
@@ -146,7 +146,10 @@ async def test_columns_are_described(client: httpx.AsyncClient) -> None:
         ("SELECT * FROM system.tables", 403, "'system.tables' cannot be read here."),
         ("SELECT * FROM visits_quarantine", 403, "sees some rows of its data source"),
         ("DROP TABLE visits", 400, "Only SELECT statements can be run."),
+        ("INSERT INTO visits VALUES (1, 2)", 400, "Only SELECT statements can be run."),
         ("SELECT (", 400, "Syntax error"),
+        ("SELEC", 400, "failed at position 1 (SELEC): SELEC. Maybe you meant: SELECT."),
+        ("1 + 1", 400, "Syntax error"),
         ("SELECT nope FROM visits", 400, "nope"),
     ],
 )
@@ -157,6 +160,13 @@ async def test_a_token_with_a_row_filter_is_answered(
     answer = await client.get("/v0/sql", params=query, headers=_as("tenant"))
     assert answer.status_code == status
     assert text in (answer.text if status == 200 else answer.json()["error"])
+
+
+async def test_other_methods_say_what_is_possible(client: httpx.AsyncClient) -> None:
+    head = await client.head("/v0/sql", params={"q": "SELECT 1"})
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "2")
+    options = await client.options("/v0/sql")
+    assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
 
 
 async def test_who_has_no_token_gets_403_and_no_sql_400(client: httpx.AsyncClient) -> None:

@@ -7,9 +7,9 @@ from query.formats import (
     FORMATS,
     output_settings,
     split_name,
-    sql_media_type,
+    sql_format,
 )
-from shared.errors import NotFoundError, ParameterError
+from shared.errors import BadRequestError, NotFoundError, ParameterError
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -34,10 +34,17 @@ def test_other_endings_are_not_found_and_the_hint_helps(name: str, hint: str) ->
     assert hint in (raised.value.hint or "")
 
 
-def test_a_format_that_is_not_offered_has_no_media_type() -> None:
-    assert sql_media_type("Arrow") is None
+def test_a_format_that_is_not_offered_is_refused_with_the_near_miss() -> None:
+    with pytest.raises(BadRequestError, match=r"JSONEachRw is not offered.*'JSONEachRow'"):
+        sql_format("JSONEachRw")
+    with pytest.raises(BadRequestError, match="Known: JSON, "):
+        sql_format("Protobuf")
+
+
+def test_formats_are_known_whatever_their_case() -> None:
+    assert sql_format("jsoneachrow")[0] == "JSONEachRow"
     # Clients take an answer as text only when the type is exactly this.
-    assert sql_media_type(DEFAULT_SQL_FORMAT) == "text/plain"
+    assert sql_format(DEFAULT_SQL_FORMAT) == ("TSV", "text/plain")
 
 
 def test_output_settings_are_switches() -> None:

@@ -9,7 +9,9 @@ from query.http.body import MAX_BODY_BYTES, read_arguments
 from shared.errors import BadRequestError, TooLargeError
 
 
-async def read(*pieces: bytes, method: str = "POST", leaves: bool = False) -> dict[str, object]:
+async def read(
+    *pieces: bytes, method: str = "POST", leaves: bool = False, media_type: bytes = b""
+) -> dict[str, object]:
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": piece, "more_body": leaves or number < len(pieces)}
         for number, piece in enumerate(pieces, 1)
@@ -19,7 +21,8 @@ async def read(*pieces: bytes, method: str = "POST", leaves: bool = False) -> di
     async def receive() -> Any:
         return messages.pop(0)
 
-    return dict(await read_arguments(cast(Any, {"method": method}), receive))
+    scope = {"method": method, "headers": [(b"content-type", media_type)]}
+    return dict(await read_arguments(cast(Any, scope), receive))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,17 @@ async def test_only_a_post_has_arguments_in_its_body() -> None:
 async def test_broken_json_is_refused_with_the_place() -> None:
     with pytest.raises(BadRequestError, match=r"not a JSON object.*byte"):
         await read(b'{"a": }')
+
+
+@pytest.mark.parametrize("body", [b"[1]", b' [{"a": 1}]', b"[]"])
+async def test_a_list_is_no_parameters(body: bytes) -> None:
+    with pytest.raises(BadRequestError, match="not a JSON object"):
+        await read(body)
+
+
+async def test_a_form_with_files_is_refused_and_not_overlooked() -> None:
+    with pytest.raises(BadRequestError, match="multipart"):
+        await read(b"--x\r\n\r\n", media_type=b"Multipart/Form-Data; boundary=x")
 
 
 async def test_a_body_is_bounded() -> None:

@@ -16,6 +16,13 @@ from shared.errors import BadRequestError
         ("SELECT 1 AS format", "SELECT 1 AS format", "TSV"),
         ("SELECT ' FORMAT JSON'", "SELECT ' FORMAT JSON'", "TSV"),
         ("% SELECT {{Int32(a)}} FORMAT CSV", "% SELECT {{Int32(a)}}", "CSV"),
+        ("SELECT 1 FORMAT CSV SETTINGS max_threads=1", "SELECT 1\nSETTINGS max_threads=1", "CSV"),
+        (
+            "SELECT 1 FORMAT CSV settings a = 1, b='hash' ;",
+            "SELECT 1\nsettings a = 1, b='hash'",
+            "CSV",
+        ),
+        ("SELECT 1 SETTINGS max_threads=1 FORMAT CSV", "SELECT 1 SETTINGS max_threads=1", "CSV"),
     ],
 )
 def test_a_format_at_the_end_is_taken_off(text: str, select: str, output_format: str) -> None:
