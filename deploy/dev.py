@@ -103,7 +103,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     service.on_close("log", awaiting(local_log.close))
 
     metrics, progress = Metrics(), Progress()
-    serving = Serving(clickhouse.parse, clickhouse.database)
+    serving = Serving(clickhouse.parse, clickhouse.database, strict_enums=settings.strict_enums)
     name = process_name("dev")
     recorder = open_ledger(service, clickhouse, metrics, name)
 

@@ -91,7 +91,7 @@ async def start_role(
         settings=settings,
         clock=clock,
         clickhouse=clickhouse,
-        serving=Serving(clickhouse.parse, clickhouse.database),
+        serving=Serving(clickhouse.parse, clickhouse.database, strict_enums=settings.strict_enums),
         tokens=await open_tokens(clickhouse, settings, admin_token=token, clock=clock),
         metrics=metrics,
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from query.columns import OutputColumn
 from query.formats import FORMATS, OutputFormat
@@ -32,6 +32,7 @@ _PROMETHEUS_COLUMNS = frozenset({"name", "value"})
 class Endpoint(Struct, frozen=True, kw_only=True):
     """What is known about one endpoint; ``columns`` is None where the engine did not tell.
 
+    ``used_in`` has the nodes that ask for each parameter, those of other pipes as ``pipe.node``.
     ``has_own_errors``: a template of it chooses the body of some of its errors.
     """
 
@@ -39,6 +40,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     description: str = ""
     tags: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
+    used_in: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: tuple[OutputColumn, ...] | None = None
     has_own_errors: bool = False
 
@@ -71,11 +73,17 @@ def describe_endpoint(
     # A name that requests use for themselves never reaches a template.
     sendable = merge_arguments([(p.name, "") for p in found], None, {})
     hidden = set(fixed)
+    used_in: dict[str, list[str]] = {}
+    for owner, node in steps:
+        place = node.name if owner is pipe else f"{owner.name}.{node.name}"
+        for parameter in parameters(template_of(owner, node)) if node.is_template else ():
+            used_in.setdefault(parameter.name, []).append(place)
     return Endpoint(
         name=pipe.name,
         description=pipe.description or pipe.answer.description,
         tags=pipe.tags,
         parameters=tuple(p for p in found if p.name in sendable and p.name not in hidden),
+        used_in=used_in,
         has_own_errors=any(n.is_template and _OWN_ERROR.search(n.sql) for _, n in steps),
     )
 

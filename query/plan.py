@@ -66,6 +66,7 @@ class Planner:
         workspace: What names mean.
         parse: The engine's own parser, which remembers texts it has seen.
         database: Where the engine has the tables.
+        strict_enums: Whether values that a template does not list are refused.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Planner:
         parse: Parse,
         *,
         database: str = "",
+        strict_enums: bool = False,
     ) -> None:
         self.workspace = workspace
         self.parse = parse
         self._database = database
+        self._strict_enums = strict_enums
         self._templates: dict[tuple[str, str], Template] = {}
         self._resources = resources(workspace)
 
@@ -246,6 +249,7 @@ class Planner:
             secrets=secrets,
             first_binding=plan.next_binding,
             test_mode=test_mode,
+            strict_enums=self._strict_enums,
         )
 
     def _rendered_all(

@@ -16,11 +16,13 @@ class Serving:
     Args:
         parse: The engine's own parser.
         database: Where the engine has the tables; its current database by default.
+        strict_enums: Whether values that a template does not list are refused.
     """
 
-    def __init__(self, parse: Parse, database: str = "") -> None:
+    def __init__(self, parse: Parse, database: str = "", *, strict_enums: bool = False) -> None:
         self.parse = parse
         self._database = database
+        self._strict_enums = strict_enums
         self._broken: Mapping[str, str] = {}
         self.planner = self.planner_for(Workspace())
 
@@ -31,7 +33,9 @@ class Serving:
 
     def planner_for(self, workspace: Workspace) -> Planner:
         """A planner as the one of this service, for another workspace."""
-        return Planner(workspace, self.parse, database=self._database)
+        return Planner(
+            workspace, self.parse, database=self._database, strict_enums=self._strict_enums
+        )
 
     def replace(self, workspace: Workspace, broken: Mapping[str, str]) -> None:
         """Serve another workspace from the next request on.

@@ -179,6 +179,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     query_max_threads: Annotated[
         int, Meta(ge=0, description="Threads of one query; 0 leaves it to the engine.")
     ] = 0
+    strict_enums: Annotated[
+        bool,
+        Meta(
+            description="Whether a value is refused that is not in the enum= of its parameter,"
+            " which only describes otherwise."
+        ),
+    ] = False
     cache_max_bytes: Annotated[
         int,
         Meta(ge=0, description="Memory for answers of endpoints that ask for caching; 0 is none."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from query.endpoints import TemplateOf, describe_endpoint, readable_endpoints
+from query.endpoints import Endpoint, TemplateOf, describe_endpoint, readable_endpoints
 from query.template.describe import Parameter
 from shared.auth.tokens import ANY_RESOURCE, PIPES_READ, Grant
 from shared.errors import NotFoundError, PermissionDeniedError
@@ -81,32 +81,37 @@ def _pipe(
         "endpoint": _node_id(pipe, endpoint) if endpoint else None,
         "url": f"/v0/pipes/{pipe.name}.json" if endpoint else None,
         "tags": list(pipe.tags),
-        "nodes": [_node(pipe, node, said.parameters, grant) for node in nodes],
+        "nodes": [_node(pipe, node, said, grant) for node in nodes],
     }
 
 
-def _node(
-    pipe: Pipe, node: Node, parameters: Sequence[Parameter], grant: Grant
-) -> dict[str, object]:
+def _node(pipe: Pipe, node: Node, said: Endpoint, grant: Grant) -> dict[str, object]:
+    parameters = said.parameters if node is pipe.answer else ()
+    # Where else a parameter is used tells names of pipes that not everybody may know.
+    used_in = said.used_in if _sees_all(grant) else {}
     shown: dict[str, object] = {
         "id": _node_id(pipe, node),
         "name": node.name,
         "description": node.description,
         "node_type": node.kind,
-        "params": [_parameter(p) for p in parameters] if node is pipe.answer else [],
+        "params": [_parameter(p, used_in.get(p.name, ())) for p in parameters],
     }
     if _sees_all(grant):
         shown["sql"] = f"%\n{node.sql}" if node.is_template else node.sql
     return shown
 
 
-def _parameter(parameter: Parameter) -> Mapping[str, object]:
+def _parameter(parameter: Parameter, used_in: Sequence[str]) -> Mapping[str, object]:
     return {
         "name": parameter.name,
         "type": parameter.type,
         "default": parameter.default,
         "required": parameter.required,
         "description": parameter.description,
+        "enum": list(parameter.enum) or None,
+        "example": parameter.example,
+        "format": parameter.format,
+        "used_in": list(used_in),
     }
 
 

@@ -47,7 +47,7 @@ class Argument(Struct, frozen=True, kw_only=True):
     """The value that a function is about: mostly a parameter, else any expression.
 
     ``name`` is the parameter, or the expression's source; ``is_name`` tells which. ``default`` is
-    None where the call has none.
+    None where the call has none. ``enum`` and ``example`` are as the template writes them.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Argument(Struct, frozen=True, kw_only=True):
     read: Evaluate
     default: Evaluate | None
     optional: bool
+    enum: tuple[str, ...] = ()
+    example: str | None = None
 
 
 def read_argument(site: CallSite, *, default_at: int = 1) -> Argument:
@@ -79,4 +81,24 @@ def read_argument(site: CallSite, *, default_at: int = 1) -> Argument:
         read=site.compile(first),
         default=site.compile(default) if default is not None else None,
         optional=defined is False or (defined == 0 and defined is not None),
+        enum=_enum(site.argument(_position(default_at, "enum"), "enum")),
+        example=_example(site.constant(_position(default_at, "example"), "example")),
     )
+
+
+def _position(default_at: int, name: str) -> int:
+    return default_at + 1 + METADATA.index(name)
+
+
+def _enum(node: ast.expr | None) -> tuple[str, ...]:
+    """The values of a list of constants; nothing where they are not known before a request."""
+    if not isinstance(node, ast.List | ast.Tuple):
+        return ()
+    items = node.elts
+    if not all(isinstance(item, ast.Constant) for item in items):
+        return ()
+    return tuple(str(item.value) for item in items if isinstance(item, ast.Constant))
+
+
+def _example(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)

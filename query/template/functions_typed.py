@@ -1,8 +1,8 @@
 """``String(p)``, ``Int32(p, 10)``, ``Array(p, 'Int32')``, ``JSON(p)``: a parameter and its type.
 
 A value that is given is read as the type; a missing or bad one is reported and a stand-in goes
-on, so that one render finds every mistake of a request. ``description``, ``required``, ``enum``,
-``example`` and ``format`` only describe.
+on, so that one render finds every mistake of a request. ``description``, ``required``, ``example``
+and ``format`` only describe; ``enum`` does so too, unless the render is strict.
 """
 
 from __future__ import annotations
@@ -28,7 +28,30 @@ def build_scalar(site: CallSite) -> Evaluate:
     argument = read_argument(site)
     if scalar.name == "Boolean":
         return _boolean(argument)
-    return _typed(argument, scalar, _read_default(site, scalar, argument))
+    typed = _typed(argument, scalar, _read_default(site, scalar, argument))
+    return _strict(argument, typed) if argument.enum else typed
+
+
+def _strict(argument: Argument, typed: Evaluate) -> Evaluate:
+    """Refuse, in a strict render, a value sent that the template does not list."""
+    name, source, allowed = argument.name, argument.read, frozenset(argument.enum)
+    expected, example = f"one of {', '.join(argument.enum)}", argument.example or argument.enum[0]
+
+    def evaluate(state: RenderState) -> object:
+        if not state.strict_enums:
+            return typed(state)
+        known = len(state.problems)
+        read = typed(state)
+        sent = source(state)
+        # What is no value of its type has been reported already.
+        if sent is None or len(state.problems) > known:
+            return read
+        items = read if isinstance(read, SqlArray) else (read,)
+        if not all(str(item) in allowed for item in items) and str(sent) not in allowed:
+            state.bad(name, sent, expected, example)
+        return read
+
+    return evaluate
 
 
 def _check_keywords(site: CallSite, extra: frozenset[str] = frozenset()) -> None:
@@ -65,7 +88,8 @@ def _read_default(site: CallSite, scalar: ScalarType, argument: Argument) -> Eva
 
 def _typed(argument: Argument, scalar: ScalarType, default: Evaluate | None) -> Evaluate:
     name, read = argument.name, scalar.read
-    missing = _missing(argument, default, scalar.expected, scalar.example, scalar.stand_in)
+    example = argument.example or scalar.example
+    missing = _missing(argument, default, scalar.expected, example, scalar.stand_in)
 
     def given(state: RenderState, value: object) -> object:
         if not isinstance(value, str | int | float):
@@ -73,7 +97,7 @@ def _typed(argument: Argument, scalar: ScalarType, default: Evaluate | None) -> 
         try:
             return read(value)
         except BadValueError:
-            state.bad(name, value, scalar.expected, scalar.example)
+            state.bad(name, value, scalar.expected, example)
             return scalar.stand_in
 
     if argument.is_name:
@@ -142,7 +166,7 @@ def build_array(site: CallSite) -> Evaluate:
     scalar = SCALARS.get(type_name if isinstance(type_name, str) else "", SCALARS["String"])
     name, source, stand_in = argument.name, argument.read, _array_stand_in(scalar)
     expected = f"a list of {scalar.name} separated by commas"
-    example = f"{scalar.example},{scalar.example}"
+    example = argument.example or f"{scalar.example},{scalar.example}"
 
     def read_default(state: RenderState) -> object:
         value = argument.default(state) if argument.default is not None else None
@@ -165,7 +189,7 @@ def build_array(site: CallSite) -> Evaluate:
             state.bad(name, value, wanted, example)
             return stand_in
 
-    return evaluate
+    return _strict(argument, evaluate) if argument.enum else evaluate
 
 
 def _array_stand_in(scalar: ScalarType) -> SqlArray:
@@ -229,7 +253,7 @@ def build_json(site: CallSite) -> Evaluate:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             if not given:
                 raise EvaluationError(f"The default of parameter '{name}' is not JSON") from None
-            state.bad(name, value, "JSON", '{"a":1}')
+            state.bad(name, value, "JSON", argument.example or '{"a":1}')
             return {}
         state.weigh(parsed)
         return parsed

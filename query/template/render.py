@@ -49,6 +49,7 @@ def render(
     secrets: Mapping[str, str] = _NO_SECRETS,
     first_binding: int = 1,
     test_mode: bool = False,
+    strict_enums: bool = False,
     limits: RenderLimits = DEFAULT_LIMITS,
 ) -> Rendered:
     """Render a template.
@@ -61,6 +62,7 @@ def render(
         secrets: Values for ``tb_secret()``, with or without the prefix ``tb_secret_``.
         first_binding: The number of the first binding, where several templates share a statement.
         test_mode: Put stand-ins where values are missing, to see whether the SQL holds.
+        strict_enums: Refuse values that are not among those which the template lists.
         limits: What the render may use.
 
     Raises:
@@ -77,6 +79,8 @@ def render(
         test_mode=test_mode,
         limits=limits,
     )
+    if strict_enums:
+        state.strict_enums = True
     sql = _run(template, state)
     return Rendered(
         sql=sql,

@@ -77,6 +77,7 @@ class RenderState:
     max_threads: int | None = None
     cache_ttl_s: int | None = None
     catching = 0
+    strict_enums = False
     size = 0
 
     def __init__(

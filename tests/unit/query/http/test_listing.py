@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from query.http.listing import pipe_details, pipe_list, resource_id
@@ -39,6 +41,39 @@ def test_who_may_read_everything_sees_every_pipe_with_its_sql() -> None:
     assert isinstance(nodes, list)
     assert [n["sql"] for n in nodes] == ["%\nSELECT {{Int32(a, 1)}} AS a", "SELECT * FROM first"]
     assert [[p["name"] for p in n["params"]] for n in nodes] == [[], ["a"]]
+
+
+def test_a_parameter_is_listed_with_what_its_template_says_and_where() -> None:
+    sql = "SELECT {{Int32(a, 1, description='How many', enum=[1, 2], example='2', format='n')}}"
+    nodes = (
+        Node(name="first", sql=sql, is_template=True),
+        Node(name="last", sql="SELECT {{Int32(a, 1)}} FROM first", is_template=True, kind="endpoint"),
+    )
+    reading = Node(name="n", sql="SELECT * FROM own", kind="endpoint")
+    workspace = Workspace(
+        pipes={
+            "own": Pipe(name="own", nodes=nodes),
+            "reading": Pipe(name="reading", nodes=(reading,)),
+        }
+    )
+
+    def listed(name: str, grant: Grant) -> dict[str, object]:
+        shown: Any = pipe_details(workspace, name, grant, template)
+        return dict(shown["nodes"][-1]["params"][0])
+
+    expected = {
+        "name": "a",
+        "type": "Int32",
+        "default": 1,
+        "required": False,
+        "description": "How many",
+        "enum": ["1", "2"],
+        "example": "2",
+        "format": "n",
+    }
+    assert listed("own", ALL) == {**expected, "used_in": ["last", "first"]}
+    assert listed("reading", ALL) == {**expected, "used_in": ["own.last", "own.first"]}
+    assert listed("reading", reader("reading")) == {**expected, "used_in": []}
 
 
 def test_who_may_read_one_endpoint_sees_that_one_without_its_sql() -> None:

@@ -385,3 +385,51 @@ def test_a_template_renders_for_many_at_once_without_memory_of_the_last() -> Non
     template = compile_template("{% set n = n if defined(n) else 'none' %}{{n}}")
     assert render(template, {"n": "1"}).bindings == {"p1": "1"}
     assert render(template, {}).bindings == {"p1": "none"}
+
+
+# Lists of allowed values
+
+LISTED = "{{String(a, 'z', enum=['x', 'y'])}} {{Array(b, 'Int32', '9', enum=[1, 2])}}"
+
+
+def test_a_list_of_values_only_describes() -> None:
+    assert rendered(LISTED, {"a": "q", "b": "7"}).bindings == {"p1": "q", "p2": [7]}
+
+
+def test_a_strict_render_refuses_values_that_are_not_listed() -> None:
+    with pytest.raises(ParameterError) as caught:
+        rendered(LISTED, {"a": "q", "b": "1,7"}, strict_enums=True)
+    assert [dict(e) for e in caught.value.errors] == [
+        {
+            "parameter": "a",
+            "error": "Parameter 'a' must be one of x, y, not 'q'.",
+            "value": "q",
+            "expected": "one of x, y",
+            "example": "x",
+        },
+        {
+            "parameter": "b",
+            "error": "Parameter 'b' must be one of 1, 2, not '1,7'.",
+            "value": "1,7",
+            "expected": "one of 1, 2",
+            "example": "1",
+        },
+    ]
+
+
+def test_a_strict_render_takes_what_is_listed_and_defaults_that_are_not() -> None:
+    assert rendered(LISTED, strict_enums=True).bindings == {"p1": "z", "p2": [9]}
+    sent = {"a": "y", "b": "2,1"}
+    assert rendered(LISTED, sent, strict_enums=True).bindings == {"p1": "y", "p2": [2, 1]}
+
+
+def test_a_value_of_another_type_is_reported_once() -> None:
+    with pytest.raises(ParameterError) as caught:
+        rendered("{{Int8(a, enum=[1])}}", {"a": "x"}, strict_enums=True)
+    assert len(caught.value.errors) == 1
+
+
+def test_an_error_shows_the_example_of_the_template() -> None:
+    with pytest.raises(ParameterError) as caught:
+        rendered("{{Int32(a, example=5)}} {{Array(b, 'Int32', example='3,4')}}", {"a": "x"})
+    assert [e["example"] for e in caught.value.errors] == ["5", "3,4"]
