@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from deploy.record import DATABASE, TABLES
+from deploy.own_tables import OWN_TABLES
+from deploy.record import DATABASE
+from ingest.landing import SCRATCH_DATABASE
 from shared.clickhouse.sql import literal, quote_identifier
 
-SCRATCH_DATABASE = "pipehouse_scratch"
 ROLES = ("writer", "reader", "deployer")
 
 _READER_PROFILE = "pipehouse_reader"
@@ -34,9 +35,12 @@ _SYSTEM_TABLES = (
     "columns",
     "processes",
     "replicas",
+    "mutations",
     "merge_tree_settings",
+    "replicated_merge_tree_settings",
     "settings",
     "functions",
+    "aggregate_function_combinators",
     "disks",
 )
 
@@ -80,7 +84,7 @@ def statements(database: str, accounts: Sequence[User]) -> list[str]:
     db = quote_identifier(database)
     found = [
         f"CREATE DATABASE IF NOT EXISTS {db}",
-        *TABLES,
+        *OWN_TABLES,
         f"CREATE DATABASE IF NOT EXISTS {SCRATCH_DATABASE}",
         f"CREATE SETTINGS PROFILE IF NOT EXISTS {_READER_PROFILE} SETTINGS "
         + ", ".join(_READER_LIMITS),

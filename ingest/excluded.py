@@ -11,6 +11,7 @@ from msgspec import structs
 from ingest.ledger import DATABASE
 from ingest.messages import Metadata
 from shared.clickhouse.contract import ClickHouse, Run, Statement
+from shared.clickhouse.prepare import prepare_table
 from shared.clickhouse.rows import insert_rows
 from shared.errors import ClickHouseUnavailableError
 
@@ -18,7 +19,7 @@ TABLE = "excluded_offsets"
 # Kafka takes 4 KB of metadata by default.
 LONGEST_METADATA_BYTES = 3_000
 _COLUMNS = (("digest", "String"), ("runs", "String"), ("at", "DateTime"))
-_TABLES = (
+TABLES = (
     f"CREATE DATABASE IF NOT EXISTS {DATABASE}",
     f"CREATE TABLE IF NOT EXISTS {DATABASE}.{TABLE}"
     " (digest String, runs String, at DateTime DEFAULT now())"
@@ -61,8 +62,7 @@ class ClickHouseExcludedStore:
         """See ``ExcludedStore``."""
         text = msgspec.json.encode([(run.first, run.count) for run in runs])
         digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-        for sql in _TABLES:
-            await self._clickhouse.execute(Statement(sql=sql))
+        await prepare_table(self._clickhouse, DATABASE, TABLE, TABLES)
         row = {"digest": digest, "runs": text.decode()}
         await insert_rows(self._clickhouse, DATABASE, TABLE, _COLUMNS[:2], [row])
         return digest

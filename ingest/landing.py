@@ -26,6 +26,8 @@ from shared.model.resources import Datasource
 
 # The token memory of a table is trusted while at most this share of its window was used.
 CERTAIN_SHARE = 0.5
+# For a search for refused rows, where it exists: a writer may make tables there and nowhere else.
+SCRATCH_DATABASE = "pipehouse_scratch"
 REFUSED_MESSAGE = "ClickHouse refused this record"
 
 
@@ -118,14 +120,13 @@ class Landing:
         Raises:
             InsertError: Something else failed; nothing is known then.
         """
-        # Partitions may search at the same time.
-        scratch = f"{self._datasource.name}__scratch_{partition}"
-        database = self._clickhouse.database
+        source = quote_table(self._clickhouse.database, self._datasource.name)
+        database, scratch = await self._scratch(partition)
         target = quote_table(database, scratch)
         await self._clickhouse.execute(Statement(sql=f"DROP TABLE IF EXISTS {target}"))
         await self._clickhouse.execute(
             Statement(
-                sql=f"CREATE TABLE {target} AS {quote_table(database, self._datasource.name)}"
+                sql=f"CREATE TABLE {target} AS {source}"
                 # A comment of its own: the copied one would make it a deployed data source.
                 " ENGINE = Null COMMENT 'a search for refused rows'"
             )
@@ -133,12 +134,27 @@ class Landing:
         guilty: dict[int, str] = {}
         try:
             for chunk in chunks:
-                await self._search(scratch, chunk, guilty)
+                await self._search(database, scratch, chunk, guilty)
         finally:
             await self._clickhouse.execute(Statement(sql=f"DROP TABLE IF EXISTS {target}"))
         return guilty
 
-    async def _search(self, scratch: str, chunk: Chunk, guilty: dict[int, str]) -> None:
+    async def _scratch(self, partition: int) -> tuple[str, str]:
+        """Database and name of the table for a search; partitions may search at the same time."""
+        own = self._clickhouse.database
+        name = f"{self._datasource.name}__scratch_{partition}"
+        found = await self._clickhouse.fetch(
+            Statement(
+                sql="SELECT count() FROM system.databases WHERE name = {name:String}",
+                parameters={"name": SCRATCH_DATABASE},
+                format="TSV",
+            )
+        )
+        return (SCRATCH_DATABASE, f"{own}__{name}") if int(found.body) else (own, name)
+
+    async def _search(
+        self, database: str, scratch: str, chunk: Chunk, guilty: dict[int, str]
+    ) -> None:
         pending = [chunk] if chunk.offsets else []
         while pending:
             part = pending.pop()
@@ -146,7 +162,8 @@ class Landing:
             if not batch.row_count:
                 continue
             try:
-                await self._clickhouse.insert(self._insert(scratch, batch, ""))
+                insert = structs.replace(self._insert(scratch, batch, ""), database=database)
+                await self._clickhouse.insert(insert)
             except InsertRefusedError as error:
                 if len(part.offsets) == 1:
                     guilty[part.offsets[0]] = error.message

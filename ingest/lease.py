@@ -15,11 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from shared.clickhouse.contract import ClickHouse, Insert, Statement
+from shared.clickhouse.prepare import prepare_table
 from shared.clickhouse.rows import Rows
 from shared.clock import Clock
 from shared.errors import ConflictError
 
 DATABASE = "pipehouse"
+TABLE = "leases"
 # A holder that was not heard of for so long is taken for dead.
 LEASE_MS = 120_000
 
@@ -121,8 +123,7 @@ async def take_lease(
     Raises:
         ConflictError: Another holder has it.
     """
-    for sql in TABLES:
-        await clickhouse.execute(Statement(sql=sql))
+    await prepare_table(clickhouse, DATABASE, TABLE, TABLES)
     last = await _last_term(clickhouse, name)
     now_ms = clock.now_ms()
     if last is not None and last.until > now_ms and not _is_dead(clickhouse, last):

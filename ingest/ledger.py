@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from shared.clickhouse.contract import ClickHouse, Run, Statement
+from shared.clickhouse.prepare import prepare_table
 from shared.clickhouse.rows import insert_rows
 from shared.errors import QueryError
 
@@ -123,8 +124,7 @@ class Ledger:
 
     async def prepare(self) -> None:
         """Make the table where it is missing."""
-        for sql in TABLES:
-            await self._clickhouse.execute(Statement(sql=sql))
+        await prepare_table(self._clickhouse, DATABASE, TABLE, TABLES)
 
     async def write(self, entries: Sequence[LedgerEntry], *, worker: str) -> None:
         """Add entries; harmless when repeated.

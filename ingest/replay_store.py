@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ingest.quarantine import QUARANTINE_SUFFIX
 from shared.clickhouse.contract import ClickHouse, Run, Statement
+from shared.clickhouse.prepare import prepare_table
 from shared.clickhouse.rows import insert_rows
 from shared.clickhouse.sql import ParameterValue, quote_table
 
@@ -138,8 +139,7 @@ class ReplayStore:
 
     async def prepare(self) -> None:
         """Make the table of announcements where it is missing."""
-        for sql in TABLES:
-            await self._clickhouse.execute(Statement(sql=sql))
+        await prepare_table(self._clickhouse, DATABASE, TABLE, TABLES)
 
     # Quarantine -------------------------------------------------------------------------------
 

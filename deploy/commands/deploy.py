@@ -22,6 +22,7 @@ from deploy.ddl import ViewDefinition
 from deploy.engine import Engine, open_server_engine
 from deploy.open_ranges import open_ranges
 from deploy.operate.logs import KafkaFeeds
+from deploy.own_tables import OWN_TABLES
 from deploy.plan import Plan
 from deploy.record import DeploymentRecord
 from deploy.rollout import RolledOut, Rollout, plan_rollout, refuse
@@ -127,7 +128,9 @@ async def _deploy(settings: Settings, folders: Sequence[Path], how: _How) -> int
             return EXIT_BAD if plan.refusals else 0
         refuse(plan)
         record = DeploymentRecord(engine)
-        await record.prepare()
+        # All of them now: the users of the other processes may not make any.
+        for sql in OWN_TABLES:
+            await engine.execute(Statement(sql=sql))
         # Before anything is changed: with the wrong secret no token could be made afterwards.
         token = load_or_create_admin_token(settings.data, settings.admin_token)
         tokens = await open_tokens(engine, settings, admin_token=token, clock=clock)
