@@ -1,0 +1,47 @@
+"""``python -m tests.faults --rounds N --seed S``: any number of rounds, repeatable by seed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from shared.errors import ConfigError
+from tests.faults.run import run_rounds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first round")
+    parser.add_argument("--folder", type=Path, help="keep data and logs here")
+    options = parser.parse_args()
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    # A broker that is down is nothing to tell of here.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="pipehouse-faults-") as temporary:
+        folder = options.folder or Path(temporary)
+        try:
+            running = run_rounds(
+                folder, rounds=options.rounds, seed=options.seed, first=options.first, say=say
+            )
+            outcome = asyncio.run(running)
+        except ConfigError as error:
+            say(f"No Kafka broker to run with: {error}")
+            return 5
+    say(f"{outcome}, {time.monotonic() - started_s:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
