@@ -13,6 +13,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from shared.clickhouse.contract import SettingValue, Summary
@@ -21,20 +22,32 @@ from shared.clickhouse.hosts import Hosts
 from shared.clickhouse.http import HttpBrokenError, HttpConnection, HttpPool, Response
 from shared.clickhouse.sql import literal
 from shared.clickhouse.url import Host, ServerUrl
-from shared.errors import AppError, ClickHouseUnavailableError, QueryTimeoutError
+from shared.errors import (
+    AppError,
+    ClickHouseUnavailableError,
+    QueryTimeoutError,
+    TooLargeError,
+)
 
 T = TypeVar("T")
 
+log = structlog.get_logger(__name__)
+
 _KILL_TIMEOUT_S = 10.0
 _OK = 200
+# Bindings longer than this go into the body: URLs have limits, at servers and on the way.
+_LONGEST_IN_URL = 8 << 10
 _NONE: Mapping[str, str] = MappingProxyType({})
+# What a server says of a binding over its http_max_field_value_size, 128 KiB by default.
+_FIELD_TOO_LONG = "HTML Form Exception: Field value too long"
 _OUT_OF_REACH = (OSError, TimeoutError, HttpBrokenError)
 
 
 class Request(Struct, frozen=True, kw_only=True):
     """One statement as it goes over the wire.
 
-    ``repeatable`` says that it may be sent again, elsewhere, where no answer came.
+    ``repeatable`` says that it may be sent again, elsewhere, where no answer came. ``content_type``
+    is named where the body is more than the statement.
     """
 
     query_id: str
@@ -42,6 +55,7 @@ class Request(Struct, frozen=True, kw_only=True):
     body: Callable[[], Iterable[bytes]]
     body_bytes: int
     repeatable: bool
+    content_type: str = ""
     host: Host | None = None
 
 
@@ -76,6 +90,7 @@ class HttpFace:
         login = b64encode(f"{url.user}:{url.password}".encode()).decode()
         self._headers = f"Authorization: Basic {login}\r\nUser-Agent: pipehouse\r\nContent-Length: "
         self._killing: set[asyncio.Task[None]] = set()
+        self._silent: set[Host] = set()
 
     def request(
         self,
@@ -90,9 +105,14 @@ class HttpFace:
         text = sql.encode()
         query_id = f"ph-{uuid.uuid4().hex}"
         query = f"{self._common}&query_id={query_id}&{_encoded(tuple(options.items()))}"
+        content_type = ""
         if parameters:
             bound = {f"param_{name}": value for name, value in parameters.items()}
-            query = f"{query}&{urlencode(bound)}"
+            encoded = urlencode(bound)
+            if len(encoded) <= _LONGEST_IN_URL:
+                query = f"{query}&{encoded}"
+            else:
+                content_type, text = _form({"query": sql, **bound}, boundary=query_id)
         return Request(
             query_id=query_id,
             query=query,
@@ -100,6 +120,7 @@ class HttpFace:
             body_bytes=len(text),
             repeatable=repeatable,
             host=host,
+            content_type=content_type,
         )
 
     def data_request(
@@ -143,17 +164,24 @@ class HttpFace:
             ClickHouseUnavailableError: No server answers.
         """
         hosts = self._hosts.in_order() if request.host is None else (request.host,)
-        problem = ""
         for host in hosts:
             try:
                 answer = await self._send_to(host, request, silence_s)
             except _OUT_OF_REACH as error:
-                problem = f"{host.name}:{host.http_port}: {str(error) or 'it takes too long'}"
+                self._tell_once(host, str(error) or "it takes too long")
                 if not request.repeatable:
                     break
             else:
+                self._silent.discard(host)
                 return answer
-        raise ClickHouseUnavailableError(f"ClickHouse does not answer: {problem}.")
+        # Callers of endpoints see this text; where the servers are is for the log.
+        raise ClickHouseUnavailableError("ClickHouse does not answer.")
+
+    def _tell_once(self, host: Host, problem: str) -> None:
+        """Say that a host does not answer, once until it does again."""
+        if host not in self._silent:
+            self._silent.add(host)
+            log.warning("clickhouse_not_answering", host=str(host), problem=problem)
 
     async def _send_to(self, host: Host, request: Request, silence_s: float | None) -> Answer:
         for fresh in (False, True):
@@ -186,8 +214,9 @@ class HttpFace:
         return connection
 
     def _head(self, host: Host, request: Request) -> bytes:
+        form = f"Content-Type: {request.content_type}\r\n" if request.content_type else ""
         return (
-            f"POST /?{request.query} HTTP/1.1\r\nHost: {host.name}:{host.http_port}\r\n"
+            f"POST /?{request.query} HTTP/1.1\r\nHost: {host.name}:{host.http_port}\r\n{form}"
             f"{self._headers}{request.body_bytes}\r\n\r\n"
         ).encode("latin-1")
 
@@ -295,8 +324,23 @@ def timed_out() -> QueryTimeoutError:
     )
 
 
+def _form(fields: Mapping[str, str], *, boundary: str) -> tuple[str, bytes]:
+    """Fields as the content type and the body of a form; the boundary must be in none of them."""
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    body = f"{''.join(parts)}--{boundary}--\r\n".encode()
+    return f"multipart/form-data; boundary={boundary}", body
+
+
 def _refusal(status: int, body: bytes) -> Exception:
     text = body.decode(errors="replace")
+    if _FIELD_TOO_LONG in text:
+        return TooLargeError(
+            "A parameter is longer than the ClickHouse server takes.",
+            hint="Send less, or raise http_max_field_value_size in the server's default profile.",
+        )
     if status >= 500 and "Code: " not in text:
         shown = " ".join(text.split())[:200]
         return ClickHouseUnavailableError(f"ClickHouse answers {status}: {shown or 'nothing'}.")

@@ -19,7 +19,7 @@ from shared.clickhouse.failures import (
 )
 from shared.clickhouse.server import open_server
 from shared.clickhouse.serverengine import ServerClickHouse
-from shared.errors import ClickHouseUnavailableError
+from shared.errors import ClickHouseUnavailableError, TooLargeError
 from tests.standin.process import Standin
 
 SHORT = "&timeout_s=2&connect_timeout_s=2"
@@ -243,3 +243,53 @@ async def test_the_next_host_takes_over_and_is_kept(
         finally:
             await both.close()
             standin.restart()
+
+
+# Long bindings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 9_000, 100_000])
+async def test_a_binding_of_any_usual_length_arrives_as_it_is(
+    server: ServerClickHouse, size: int
+) -> None:
+    value = "ä\r\n--'\"\\\t&=+%" * (size // 14 + 1)
+    statement = Statement(sql="SELECT {v:String} AS v FORMAT RowBinary", parameters={"v": value})
+    found = (await server.fetch(statement)).body
+    assert found.endswith(value.encode())
+    stream = await server.stream(
+        Statement(sql="SELECT {v:String} = {w:String}", parameters={"v": value, "w": value})
+    )
+    assert b"".join([chunk async for chunk in stream]) == b"1\n"
+    await stream.aclose()
+
+
+async def test_many_bindings_that_are_too_long_for_a_url_together_arrive(
+    server: ServerClickHouse,
+) -> None:
+    values = {f"v{i}": str(i) * 20_000 for i in range(100)}
+    sql = "SELECT " + " + ".join(f"length({{{name}:String}})" for name in values)
+    found = await server.fetch(Statement(sql=sql, parameters=values))
+    assert int(found.body) == sum(map(len, values.values())) > 1 << 20
+
+
+async def test_a_binding_that_the_server_finds_too_long_is_one_clear_error(
+    server: ServerClickHouse,
+) -> None:
+    statement = Statement(sql="SELECT length({v:String})", parameters={"v": "x" * 200_000})
+    with pytest.raises(TooLargeError, match="http_max_field_value_size"):
+        await server.fetch(statement)
+    assert (await server.fetch(Statement(sql="SELECT 1"))).body == b"1\n"
+
+
+async def test_a_server_that_is_gone_is_not_named_to_callers(standin: Standin) -> None:
+    server = await open_server(standin.url() + SHORT)
+    standin.stop()
+    try:
+        with pytest.raises(ClickHouseUnavailableError) as caught:
+            await server.fetch(Statement(sql="SELECT 1"))
+    finally:
+        standin.start()
+    assert "127.0.0.1" not in str(caught.value) and str(standin.http_port) not in str(caught.value)
+    # And the first request after it is back is answered.
+    assert (await server.fetch(Statement(sql="SELECT 1"))).body == b"1\n"
+    await server.close()

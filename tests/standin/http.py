@@ -16,6 +16,9 @@ from tests.standin.faults import Cut, Fault
 from tests.standin.service import Service
 
 _READ_BYTES = 256 * 1024
+# A server's http_max_uri_size and http_max_field_value_size.
+_MOST_URI_BYTES = 1 << 20
+_MOST_FIELD_BYTES = 128 << 10
 
 
 class HttpConnection:
@@ -31,6 +34,11 @@ class HttpConnection:
         """Answer until the client goes away."""
         try:
             while (request := self._read_request()) is not None:
+                if max(map(len, request.query.values()), default=0) > _MOST_FIELD_BYTES:
+                    text = "Poco::Exception. Code: 1000, e.code() = 0,"
+                    text += " HTML Form Exception: Field value too long\n"
+                    self._send_whole(500, "text/plain; charset=UTF-8", text.encode())
+                    continue
                 self._answer(request)
                 if request.headers.get("connection", "").lower() == "close":
                     break
@@ -58,13 +66,14 @@ class HttpConnection:
             self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True, errors="surrogateescape"))
-        return HttpRequest(
-            method=method,
-            path=url.path,
-            query=query,
-            headers=headers,
-            body=self._read_body(headers),
-        )
+        body = self._read_body(headers)
+        kind, _, boundary = headers.get("content-type", "").partition("; boundary=")
+        if kind == "multipart/form-data":
+            query |= _form_fields(body, boundary)
+            body = b""
+        if len(target) > _MOST_URI_BYTES:
+            raise ValueError("URI Too Long")
+        return HttpRequest(method=method, path=url.path, query=query, headers=headers, body=body)
 
     def _read_body(self, headers: Mapping[str, str]) -> bytes:
         if headers.get("transfer-encoding", "").lower() == "chunked":
@@ -118,3 +127,13 @@ class HttpConnection:
             f"Content-Length: {len(body)}\r\nConnection: Keep-Alive\r\n\r\n"
         )
         self._sock.sendall(head.encode() + body)
+
+
+def _form_fields(body: bytes, boundary: str) -> dict[str, str]:
+    """The fields of a multipart form."""
+    fields = {}
+    for part in body.split(f"--{boundary}".encode())[1:-1]:
+        head, _, value = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        name = head.partition(b'name="')[2].partition(b'"')[0].decode()
+        fields[name] = value.removesuffix(b"\r\n").decode(errors="surrogateescape")
+    return fields
