@@ -149,30 +149,37 @@ class Decoder:
         offsets, timestamps = chunk.offsets, chunk.timestamps_ms
         found: list[Piece] = []
         rejections: list[Rejection] = []
+        places: list[int] | range = range(len(offsets))
         gone: set[int] = set()
         for start, piece in self._pieces(chunk.values):
-            found.append(piece if self._columnar else Piece(_lines_of(piece), {}, ()))
-            gone.update(offsets[start + i] for i in piece.tombstones)
+            found.append(piece if self._columnar else self._as_line(piece, chunk, start))
+            gone.update(start + i for i in piece.tombstones)
             for i, refused in piece.refused.items():
                 place = start + i
-                gone.add(offsets[place])
+                gone.add(place)
                 raw = chunk.values[place] or b""
                 rejections.append(_rejection(refused, offsets[place], timestamps[place], raw))
         if gone:
-            offsets = [offset for offset in offsets if offset not in gone]
-        runs = _runs(offsets)
+            places = [place for place in places if place not in gone]
+            offsets = [offsets[place] for place in places]
         block = self._block(found, len(offsets))
-        if self._origin.columns and offsets:
-            block = self._with_origin(block, self._origin.values(chunk, runs))
-        return Decoded(block=block, runs=runs, rejections=tuple(rejections))
-
-    def _with_origin(self, block: RowBlock, values: list[list[Any]]) -> RowBlock:
-        """The rows with the columns that say where they come from."""
-        if isinstance(block, ColumnarBlock):
+        if isinstance(block, ColumnarBlock) and self._origin.columns:
             names = tuple(name for name, _ in self.columns)
-            return ColumnarBlock(names, ([*map(list, block.columns()), *values],), block.row_count)
-        lines = b"".join(block.json_lines())
-        return LineBlock((self._origin.add_to_lines(lines, values),), block.row_count)
+            columns = [*map(list, block.columns()), *self._origin.values(chunk, places)]
+            block = ColumnarBlock(names, (columns,), block.row_count)
+        return Decoded(block=block, runs=_runs(offsets), rejections=tuple(rejections))
+
+    def _as_line(self, piece: Piece, chunk: Chunk, start: int) -> Piece:
+        """The rows of a piece as one text, encoded while they are still in the cache."""
+        if not piece.lines:
+            return Piece([], {}, ())
+        lines = _encode_lines(piece.lines)
+        if self._origin.columns:
+            places: list[int] | range = range(start, min(start + PIECE_ROWS, len(chunk.values)))
+            if gone := {*piece.refused, *piece.tombstones}:
+                places = [place for place in places if place - start not in gone]
+            lines = self._origin.add_to_lines(lines, chunk, places)
+        return Piece([lines], {}, ())
 
     def _block(self, pieces: Sequence[Piece], row_count: int) -> RowBlock:
         if not self._columnar:
@@ -278,11 +285,6 @@ class Decoder:
         if feeds != self._feeds:
             self._feeds = feeds
             self._layout = compile_layout(feeds)
-
-
-def _lines_of(piece: Piece) -> list[Any]:
-    """The rows of a piece as one text, encoded while they are still in the cache."""
-    return [_encode_lines(piece.lines)] if piece.lines else []
 
 
 def _feed(name: str, type_text: str, jsonpath: str, default: str | None) -> Feed:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from ingest.chunk import Chunk
-from shared.clickhouse.contract import Run
 from shared.model.identity import IDENTITY_COLUMNS, carries_identity
 from shared.model.kafka_columns import kafka_columns
 from shared.model.resources import Datasource
 
 # What a DateTime holds.
 _LAST_SECOND = 4_294_967_295
+_encode = msgspec.json.encode
 _encode_lines = msgspec.json.Encoder().encode_lines
+# What the engine takes where a key is missing.
+_EMPTY: dict[str, Any] = {"__key": "", "__value": "", "__headers": {}}
+T = TypeVar("T")
+# Positions in a chunk; ascending, a range where none is left out.
+Places = range | list[int]
+
+
+class _Same(Struct, frozen=True):
+    """One value that every row has."""
+
+    value: Any
 
 
 class Origin:
@@ -27,6 +39,9 @@ class Origin:
 
     Args:
         datasource: Whose columns; without Kafka lines there are none.
+
+    Attributes:
+        columns: Name and ClickHouse type.
     """
 
     def __init__(self, datasource: Datasource) -> None:
@@ -38,62 +53,84 @@ class Origin:
         self.needs_keys = source is not None
         self.needs_headers = source is not None and source.store_headers
 
-    def values(self, chunk: Chunk, runs: Sequence[Run]) -> list[list[Any]]:
-        """One list a column, with a value for each row; the runs are the offsets of the rows."""
-        places = list(_places(chunk, runs))
-        return [self._column(name, chunk, places) for name, _ in self.columns]
+    def values(self, chunk: Chunk, places: Places) -> list[list[Any]]:
+        """One list a column, with a value for each row; the rows are the records at the places."""
+        return [
+            [found.value] * len(places) if isinstance(found, _Same) else list(found)
+            for found in (self._column(name, chunk, places) for name, _ in self.columns)
+        ]
 
-    def _column(self, name: str, chunk: Chunk, places: Sequence[int]) -> list[Any]:
+    def add_to_lines(self, lines: bytes, chunk: Chunk, places: Places) -> bytes:
+        """Rows as NDJSON, a line each, with the columns put in front; empty ones are left out."""
+        members: list[bytes] = []
+        varying: list[list[bytes]] = []
+        for name, _ in self.columns:
+            found = self._column(name, chunk, places)
+            if not isinstance(found, _Same):
+                varying.append(_split(_encode_lines(found)))
+                members.append(_escaped(name) + b":%b")
+            elif found.value != _EMPTY.get(name):
+                members.append(_escaped(name) + b":" + _escaped(found.value))
+        template = b"{" + b"".join(member + b"," for member in members)
+        rest = [line[1:] for line in _split(lines)]
+        if b"}" in rest and members:
+            # An empty object: nothing may stand between its last comma and its end.
+            template = template[:-1]
+            rest = [line if line == b"}" else b"," + line for line in rest]
+        if not varying:
+            head = template % ()
+            return head + (b"\n" + head).join(rest) + b"\n"
+        template += b"%b\n"
+        return b"".join([template % cells for cells in zip(*varying, rest, strict=True)])
+
+    def _column(self, name: str, chunk: Chunk, places: Places) -> _Same | Sequence[Any]:
         match name:
             case "__topic":
-                return [chunk.partition.topic] * len(places)
+                return _Same(chunk.partition.topic)
             case "__partition":
-                return [chunk.partition.number] * len(places)
+                return _Same(chunk.partition.number)
             case "__offset":
-                return [chunk.offsets[i] for i in places]
+                return list(_picked(chunk.offsets, places))
             case "__timestamp":
-                return [_second(chunk.timestamps_ms[i] // 1000) for i in places]
+                return _seconds(_picked(chunk.timestamps_ms, places))
             case "__key":
-                keys = chunk.keys
-                return [""] * len(places) if keys is None else [_text(keys[i]) for i in places]
+                return _texts(_picked(chunk.keys, places) if chunk.keys else ())
             case "__value":
-                if not self._keeps_value:
-                    return [""] * len(places)
-                return [_text(chunk.values[i]) for i in places]
+                return _texts(_picked(chunk.values, places) if self._keeps_value else ())
             case _:
-                found = chunk.headers
-                if found is None:
-                    return [{} for _ in places]
-                return [{key: _text(value) for key, value in found[i]} for i in places]
-
-    def add_to_lines(self, lines: bytes, values: Sequence[Sequence[Any]]) -> bytes:
-        """Rows as NDJSON with the columns put in front."""
-        names = [name for name, _ in self.columns]
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
-        heads = _encode_lines(rows).split(b"\n")
-        bodies = lines.split(b"\n")
-        return b"".join(
-            head[:-1] + (b"}\n" if body == b"{}" else b"," + body[1:] + b"\n")
-            for head, body in zip(heads, bodies, strict=True)
-            if body
-        )
+                found = _picked(chunk.headers, places) if chunk.headers else ()
+                if not any(found):
+                    return _Same({})
+                return [{key: _text(value) for key, value in each} for each in found]
 
 
-def _places(chunk: Chunk, runs: Sequence[Run]) -> Iterator[int]:
-    """The position in the chunk of every row."""
-    rows = [offset for run in runs for offset in range(run.first, run.first + run.count)]
-    if len(rows) == len(chunk.offsets):
-        yield from range(len(rows))
-        return
-    place = 0
-    for offset in rows:
-        while chunk.offsets[place] != offset:
-            place += 1
-        yield place
+def _escaped(value: Any) -> bytes:
+    """The JSON of a value as part of a template."""
+    return _encode(value).replace(b"%", b"%%")
+
+
+def _split(lines: bytes) -> list[bytes]:
+    return lines[:-1].split(b"\n")
+
+
+def _picked(values: Sequence[T], places: Places) -> Sequence[T]:
+    if isinstance(places, range):
+        return values[places.start : places.stop]
+    return [values[place] for place in places]
+
+
+def _texts(values: Sequence[bytes | None]) -> _Same | Sequence[str]:
+    return [_text(value) for value in values] if any(values) else _Same("")
 
 
 def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode("utf-8", "replace")
+
+
+def _seconds(times_ms: Sequence[int]) -> _Same | Sequence[str]:
+    if times_ms and min(times_ms) // 1000 == max(times_ms) // 1000:
+        return _Same(_second(times_ms[0] // 1000))
+    return [_second(at_ms // 1000) for at_ms in times_ms]
 
 
 @lru_cache(4096)
