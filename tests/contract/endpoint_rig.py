@@ -1,4 +1,4 @@
-"""A server with endpoints over the embedded engine, as their callers meet it."""
+"""A server with endpoints over an engine, as their callers meet it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from query.http.pipes import QueryServices, pipes_route
 from query.serving import Serving
 from shared.auth.tokens import PIPES_READ, AdminTokenStore, Grant, GrantLimits, Scope
 from shared.clickhouse.contract import Limits, Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline, SystemClock
 from shared.errors import AuthenticationError
 from shared.model.resources import Column, Datasource, Node, Pipe
@@ -23,6 +22,7 @@ from shared.observe.metrics import Metrics
 from shared.supervise import Service
 from shared.web.app import create_app
 from shared.web.server import listen, serve_http
+from tests.contract.engines import AnyEngine
 
 ADMIN = "p.admin-token-of-tests"
 LIMITS = Limits(max_time_s=5.0, max_result_bytes=40_000_000)
@@ -47,12 +47,12 @@ class Tokens(AdminTokenStore):
 class Rig:
     """A server with endpoints given as SQL; EV in it stands for a table of its own."""
 
-    def __init__(self, engine: EmbeddedClickHouse, table: str) -> None:
+    def __init__(self, engine: AnyEngine, table: str) -> None:
         self.engine = engine
         self.table = table
         self.tokens = Tokens()
         self.metrics = Metrics()
-        self.serving = Serving(engine.parse)
+        self.serving = Serving(engine.parse, engine.database)
         self.pipes: dict[str, Pipe] = {}
         self.port = 0
         self.client = httpx.AsyncClient()
@@ -113,7 +113,7 @@ async def until(check: Any, *, timeout_s: float = 5.0) -> None:
 
 @contextlib.asynccontextmanager
 async def serving_rig(
-    engine: EmbeddedClickHouse, options: Callable[[Rig], dict[str, Any]] = lambda rig: {}
+    engine: AnyEngine, options: Callable[[Rig], dict[str, Any]] = lambda rig: {}
 ) -> AsyncIterator[Rig]:
     """A rig that serves, with ten rows in its table, until the end of the block.
 

@@ -12,9 +12,11 @@ import pytest
 from query.cache import AnswerCache
 from shared.auth.tokens import DATASOURCES_READ, PIPES_READ, Grant, Scope
 from shared.clickhouse.contract import Result, Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import ManualClock
 from tests.contract.endpoint_rig import ADMIN, Rig, serving_rig, until
+from tests.contract.engines import AnyEngine, either, target
+
+__all__ = ["either", "target"]
 
 TICK_S = 0.2
 ASKS = "{{cache_ttl('1m')}}"
@@ -23,7 +25,7 @@ ASKS = "{{cache_ttl('1m')}}"
 class CountingEngine:
     """An engine that counts the queries of endpoints, and holds them up while told to."""
 
-    def __init__(self, engine: EmbeddedClickHouse) -> None:
+    def __init__(self, engine: AnyEngine) -> None:
         self._engine = engine
         self.queries = 0
         self.may_run = asyncio.Event()
@@ -60,7 +62,7 @@ class CacheRig:
         return float(self.rig.metrics.registry.get_sample_value(f"pipehouse_{name}") or 0)
 
 
-async def open_rig(engine: EmbeddedClickHouse, **options: Any) -> AsyncIterator[CacheRig]:
+async def open_rig(engine: AnyEngine, **options: Any) -> AsyncIterator[CacheRig]:
     clock, counting = ManualClock(), CountingEngine(engine)
     given = {"max_bytes": 4 << 20, **options}
 
@@ -73,14 +75,14 @@ async def open_rig(engine: EmbeddedClickHouse, **options: Any) -> AsyncIterator[
 
 
 @pytest.fixture
-async def cached(engine: EmbeddedClickHouse) -> AsyncIterator[CacheRig]:
-    async for rig in open_rig(engine):
+async def cached(either: AnyEngine) -> AsyncIterator[CacheRig]:
+    async for rig in open_rig(either):
         yield rig
 
 
 @pytest.fixture
-async def all_cached(engine: EmbeddedClickHouse) -> AsyncIterator[CacheRig]:
-    async for rig in open_rig(engine, for_all=True):
+async def all_cached(either: AnyEngine) -> AsyncIterator[CacheRig]:
+    async for rig in open_rig(either, for_all=True):
         yield rig
 
 
@@ -272,9 +274,9 @@ async def test_a_kept_answer_is_sent_compressed_and_plain(cached: CacheRig) -> N
 
 
 async def test_row_filters_are_part_of_what_an_answer_is_found_by(
-    engine: EmbeddedClickHouse,
+    either: AnyEngine,
 ) -> None:
-    async for cached in open_rig(engine, for_all=True):
+    async for cached in open_rig(either, for_all=True):
         rig = cached.rig
         rig.endpoint("all", "SELECT count() AS c FROM EV")
         for token, condition in (("low", "n < 3"), ("high", "n >= 3")):

@@ -10,16 +10,18 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.web.errors import error_codes
 from tests.contract.endpoint_rig import ADMIN, Rig, serving_rig, until
+from tests.contract.engines import AnyEngine, either, target
+
+__all__ = ["either", "target"]
 
 MEGABYTE = 1 << 20
 
 
 @pytest.fixture
-async def rig(engine: EmbeddedClickHouse) -> AsyncIterator[Rig]:
-    async with serving_rig(engine) as rig:
+async def rig(either: AnyEngine) -> AsyncIterator[Rig]:
+    async with serving_rig(either) as rig:
         yield rig
 
 
@@ -333,6 +335,10 @@ async def test_the_list_shows_what_the_token_can_read(rig: Rig) -> None:
             "default": 3,
             "required": False,
             "description": "How many",
+            "enum": None,
+            "example": None,
+            "format": None,
+            "used_in": [],
         }
     ]
     by_id = (await rig.get(f"/{seen['id']}", headers=bearer)).json()

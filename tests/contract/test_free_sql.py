@@ -7,7 +7,7 @@ or answers the same both times.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -15,10 +15,12 @@ from query.plan import Planner
 from query.planned import Planned, Request
 from shared.auth.tokens import ADMIN, DATASOURCES_READ, PIPES_READ, Grant, Scope
 from shared.clickhouse.contract import Limits, Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.errors import AppError, NotFoundError, PermissionDeniedError, QueryError, UserError
 from shared.model.resources import Column, Datasource, Node, Pipe
 from shared.model.workspace import SecretValues, Workspace
+from tests.contract.engines import AnyEngine, Target, either, open_target, target
+
+__all__ = ["either", "target"]
 
 TABLES = [
     "CREATE TABLE orders (org Int32, v Int32, note String) ENGINE = MergeTree PARTITION BY org"
@@ -109,7 +111,7 @@ ADMINISTRATOR = Grant(name="admin", scopes=(Scope(type=ADMIN),))
 class Rig:
     """An engine with a database whose rows belong to two tenants."""
 
-    def __init__(self, engine: EmbeddedClickHouse) -> None:
+    def __init__(self, engine: AnyEngine) -> None:
         self.engine = engine
         self.planner = Planner(_workspace(), engine.parse, database=engine.database)
 
@@ -335,25 +337,27 @@ GRANT_ATTACKS = [
 
 
 @pytest.fixture(scope="module")
-def rig(engine: EmbeddedClickHouse) -> Rig:
-    found = Rig(engine)
-    asyncio.run(found.execute(*TABLES))
-    return found
-
-
-@pytest.fixture(scope="module")
-def outcomes(rig: Rig) -> Iterator[Mapping[str, tuple[str, str, str]]]:
+def outcomes(target: Target) -> Mapping[str, tuple[str, str, str]]:
     """By SQL: the answer without rows of others, with them, and the administrator's with them."""
 
     async def collect() -> dict[str, tuple[str, str, str]]:
-        attacks = [sql.replace(DATABASE, rig.engine.database) for sql in _ATTACKS]
-        alone = [await rig.outcome(sql) for sql in attacks]
-        await rig.execute(*FOREIGN)
-        seen = [await rig.outcome(sql) for sql in attacks]
-        all_seen = [await rig.outcome(sql, ADMINISTRATOR) for sql in attacks]
+        async with open_target(target) as engine:
+            rig = Rig(engine)
+            await rig.execute(*TABLES)
+            attacks = [sql.replace(DATABASE, engine.database) for sql in _ATTACKS]
+            alone = [await rig.outcome(sql) for sql in attacks]
+            await rig.execute(*FOREIGN)
+            seen = [await rig.outcome(sql) for sql in attacks]
+            all_seen = [await rig.outcome(sql, ADMINISTRATOR) for sql in attacks]
         return dict(zip(_ATTACKS, zip(alone, seen, all_seen, strict=True), strict=True))
 
-    yield asyncio.run(collect())
+    return asyncio.run(collect())
+
+
+@pytest.fixture
+async def rig(either: AnyEngine, outcomes: Mapping[str, object]) -> Rig:
+    """Over the engine with the rows of both tenants."""
+    return Rig(either)
 
 
 _ATTACKS = [*FILTER_ATTACKS, *GRANT_ATTACKS]

@@ -15,12 +15,14 @@ from query.http.sql import sql_route
 from query.serving import Serving
 from shared.auth.tokens import DATASOURCES_READ, PIPES_READ, Grant, Scope
 from shared.clickhouse.contract import Limits, Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.model.resources import Column, Datasource, Node, Pipe
 from shared.model.workspace import Workspace
 from shared.observe.metrics import Metrics
 from shared.web.app import create_app
 from tests.contract.endpoint_rig import ADMIN, Tokens
+from tests.contract.engines import AnyEngine, either, target
+
+__all__ = ["either", "target"]
 
 TENANT = Grant(
     name="tenant",
@@ -46,20 +48,20 @@ def _workspace() -> Workspace:
 
 
 @pytest.fixture
-async def client(engine: EmbeddedClickHouse) -> AsyncIterator[httpx.AsyncClient]:
+async def client(either: AnyEngine) -> AsyncIterator[httpx.AsyncClient]:
     for sql in (
         "CREATE OR REPLACE TABLE visits (org Int32, n UInt64) ENGINE = MergeTree ORDER BY (org, n)",
         "INSERT INTO visits SELECT number % 2, number FROM numbers(6)",
     ):
-        await engine.execute(Statement(sql=sql))
-    serving = Serving(engine.parse, engine.database)
+        await either.execute(Statement(sql=sql))
+    serving = Serving(either.parse, either.database)
     serving.replace(_workspace(), {})
     tokens = Tokens()
     tokens.grants[b"tenant"] = TENANT
     services = QueryServices(
         tokens=tokens,
         serving=serving,
-        clickhouse=engine,
+        clickhouse=either,
         metrics=Metrics(),
         limits=Limits(max_time_s=5.0, max_result_bytes=10_000_000),
     )
