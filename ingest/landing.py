@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+import structlog
 from msgspec import structs
 
 from ingest.batch import Batch, make_batch
@@ -23,6 +24,8 @@ from shared.clickhouse.failures import InsertRefusedError
 from shared.clickhouse.sql import quote_table
 from shared.model.identity import carries_identity
 from shared.model.resources import Datasource
+
+log = structlog.get_logger(__name__)
 
 # The token memory of a table is trusted while at most this share of its window was used.
 CERTAIN_SHARE = 0.5
@@ -98,7 +101,20 @@ class Landing:
         if self.carries_identity:
             identity = Identity(stream=stream, partition=partition, runs=batch.runs)
             insert = structs.replace(insert, identity=identity)
-        return await self._clickhouse.insert(insert)
+        summary = await self._clickhouse.insert(insert)
+        log.debug(
+            "batch_inserted",
+            datasource=self._datasource.name,
+            stream=f"{stream:016x}",
+            partition=partition,
+            first=batch.first,
+            next=batch.next,
+            rows=batch.row_count,
+            # What ClickHouse's own log of queries has begins with it.
+            query_id=token,
+            elapsed_s=round(summary.elapsed_s, 6),
+        )
+        return summary
 
     def _insert(self, table: str, batch: Batch, token: str) -> Insert:
         return Insert(

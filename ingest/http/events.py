@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import structlog
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
@@ -31,6 +32,9 @@ from shared.observe.metrics import Metrics
 from shared.settings import Settings
 from shared.web.errors import require_method
 from shared.web.guards import authenticate, query_parameters
+from shared.web.request_id import request_id
+
+log = structlog.get_logger(__name__)
 
 # Up to this size a body is read at once: handing it to a thread would cost more.
 _INLINE_BYTES = 256 << 10
@@ -144,6 +148,8 @@ class _EventsApi:
             timeout_s=settings.body_timeout_s,
         )
         self._targets: dict[str, _Target] = {}
+        # Bound once: that costs more than a line that is not written.
+        self._log = log.bind()
 
     async def accept(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         """Carry out one request and count it; returns status and body."""
@@ -203,6 +209,16 @@ class _EventsApi:
         finally:
             self._receiver.release(body)
         target.count(checked, len(body), time.perf_counter() - started_s)
+        # The batch that these offsets lie in says its token, which the query id begins with.
+        self._log.debug(
+            "events_appended",
+            request_id=request_id(scope),
+            datasource=options.name,
+            topic=appended.partition.topic,
+            partition=appended.partition.number,
+            first=appended.first,
+            next=appended.next,
+        )
         return checked, appended
 
     async def _values(self, target: _Target, options: _Options, body: bytes) -> Checked:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
 from litestar.types import HTTPRequestEvent, HTTPScope, ReceiveMessage
+from structlog.testing import capture_logs
 
 from ingest.chunk import CellError, Partition, Rejection
 from ingest.http.body import BodyLimits
@@ -415,3 +416,15 @@ async def test_a_caller_that_left_gets_no_answer_and_appends_nothing(world: Worl
 def test_limits_come_from_the_settings_of_the_process() -> None:
     settings = events_settings(Settings(max_body_bytes=1, max_rows_per_request=2))
     assert (settings.limits.max_body_bytes, settings.limits.max_rows) == (1, 2)
+
+
+async def test_the_log_joins_a_request_with_the_offsets_of_its_events() -> None:
+    with capture_logs() as lines:
+        world = World()
+        async with world.client:
+            response = await world.post(b'{"n":1}', x_request_id="from-the-caller")
+    assert response.headers["x-request-id"] == "from-the-caller"
+    (line,) = [line for line in lines if line["event"] == "events_appended"]
+    assert line["request_id"] == "from-the-caller"
+    assert (line["datasource"], line["topic"]) == ("events", "events.events")
+    assert line["next"] - line["first"] == 1
