@@ -361,6 +361,10 @@ async def test_a_query_that_everybody_left_is_ended(cached: CacheRig) -> None:
     async def is_gone() -> bool:
         return not await is_running()
 
+    async def have_both_asked() -> bool:
+        return cached.counted("cache_misses_total") == 2
+
+    await until(have_both_asked)
     await until(is_running)
     for task in tasks:
         task.cancel()
