@@ -4,8 +4,9 @@ One partition with a handful of records, one table with one view behind it, a qu
 up to two workers, one of which may be a zombie. Everything that can go wrong once may go wrong, up
 to a budget: a worker dies, an answer is lost before or after its effect, a request takes effect
 late, a view fails after the table took the block, the guilty row is cured, the partition moves to
-another worker. What the rules demand of the world (fenced commits, no attempt overlaps another) is
-modelled; what they demand of the worker is the code under test.
+another worker, the engine dies and keeps a token without its rows. What the rules demand of the
+world (fenced commits, no attempt overlaps another) is modelled; what they demand of the worker is
+the code under test.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class World(Struct, frozen=True, kw_only=True):
     faults: int = 0
     moves: int = 0
     rewinds: int = 0
+    deaths: int = 0
 
 
 class Violation(Exception):
@@ -83,6 +85,7 @@ class Bug(Struct, frozen=True, kw_only=True):
     overwrites_intent: bool = False
     repeats_forgotten: bool = False
     looks_not_ahead: bool = False
+    trusts_restarted_engine: bool = False
 
 
 def rows_of(first: int, next_: int, excluded: tuple[Run, ...]) -> Rows:
@@ -135,15 +138,17 @@ class Explorer:
         faults: int,
         moves: int,
         rewinds: int = 0,
+        deaths: int = 0,
         bug: Bug | None = None,
         remembers: bool = True,
     ) -> None:
         self.remembers = remembers
         self.start = World(records=records)
         self.crashes, self.faults, self.moves = crashes, faults, moves
-        self.rewinds = rewinds
+        self.rewinds, self.deaths = rewinds, deaths
         self.bug = bug or Bug()
         self.finished = 0
+        self.announced = 0
 
     def run(self, most_states: int = 5_000_000) -> int:
         """Visit everything; the number of states. Raises Violation with the story so far."""
@@ -165,6 +170,12 @@ class Explorer:
 
     def _check_end(self, world: World) -> None:
         self.finished += 1
+        if any(w.state.phase is m.Phase.HELD for w in world.workers) and world.deaths:
+            # Announced: an operator brings the rows back. There must be some.
+            if set(rows_of(0, world.records, ())) - {POISON} <= set(world.table):
+                raise Violation(f"held, although nothing is missing: {world}")
+            self.announced += 1
+            return
         if world.offset != world.records:
             raise Violation(f"stuck at {world.offset}: {world}")
 
@@ -239,7 +250,7 @@ class Explorer:
         state = worker.state
         if state.phase is m.Phase.OPEN:
             for next_ in range(state.position + 1, world.records + 1):
-                yield self._tell(world, index, worker, m.Ready(self._intent(next_)))
+                yield self._tell(world, index, worker, m.Ready(_intent(world, next_)))
 
     def _prefetch(self, world: World, index: int, worker: Worker) -> Iterator[World]:
         """A batch closes while the one before is being inserted."""
@@ -247,7 +258,7 @@ class Explorer:
         is_free = state.waiting is None and state.is_flowing and not state.draining
         if state.phase is m.Phase.INSERTING and state.intent is not None and is_free:
             for next_ in range(state.intent.next + 1, world.records + 1):
-                taken = d.step(state, m.Ready(self._intent(next_)))
+                taken = d.step(state, m.Ready(_intent(world, next_)))
                 assert not taken.actions
                 yield self._with(world, index, structs.replace(worker, state=taken.state))
 
@@ -260,9 +271,6 @@ class Explorer:
     def _with(self, world: World, index: int, worker: Worker) -> World:
         workers = (*world.workers[:index], worker, *world.workers[index + 1 :])
         return structs.replace(world, workers=workers)
-
-    def _intent(self, next_: int) -> m.Intent:
-        return m.Intent(next=next_, at_ms=0, boot="b", schema="s")
 
     def _tell(self, world: World, index: int, worker: Worker, event: m.Event) -> World:
         taken = d.step(worker.state, event)
@@ -310,6 +318,10 @@ class Explorer:
             case m.Look():
                 if not world.flying:
                     yield self._tell(world, index, worker, m.Looked(_holding(world, action)))
+            case m.Verify():
+                wanted = set(rows_of(action.first, action.next, _excluded(worker)))
+                lost = tuple(Run(o, 1) for o in sorted(wanted - set(world.table)))
+                yield self._tell(world, index, worker, m.Verified(lost))
             case m.Search():
                 guilty = action.first <= POISON < action.next and not world.cured
                 yield self._tell(world, index, worker, m.Found((Run(POISON, 1),) if guilty else ()))
@@ -378,7 +390,10 @@ class Explorer:
         if POISON in rows and not world.cured and token not in world.table_tokens:
             yield self._tell(world, index, worker, m.InsertFailed(m.Fault.REFUSED))
             return
-        yield self._tell(land(world, token, rows), index, worker, m.Stored())
+        stored = m.Stored(self._is_doubtful(world, worker))
+        yield self._tell(land(world, token, rows), index, worker, stored)
+        if rows and world.deaths < self.deaths:
+            yield from self._die(world, index, worker, token, rows)
         if not may_fail:
             return
         tell = self._tell
@@ -395,6 +410,21 @@ class Explorer:
             yield tell(viewless, index, worker, m.Stored())
         else:
             yield tell(viewless, index, worker, m.InsertFailed(m.Fault.VIEW))
+
+    def _is_doubtful(self, world: World, worker: Worker) -> bool:
+        assert worker.state.intent is not None
+        is_same = worker.state.intent.boot == f"b{world.deaths}"
+        return not is_same and not self.bug.trusts_restarted_engine
+
+    def _die(
+        self, world: World, index: int, worker: Worker, token: str, rows: Rows
+    ) -> Iterator[World]:
+        """The engine dies amid an insert; it may have written down a token before its rows."""
+        dead = structs.replace(world, deaths=world.deaths + 1)
+        orphaned = structs.replace(dead, table_tokens=dead.table_tokens | {token})
+        unknown = m.InsertFailed(m.Fault.UNKNOWN)
+        for after in (dead, orphaned, land(dead, token, rows), land(dead, token, rows, view=False)):
+            yield self._tell(after, index, worker, unknown)
 
     def _quarantine(self, world: World, index: int, worker: Worker, action: m.Quarantine) -> World:
         span = range(action.first, action.next)
@@ -416,8 +446,17 @@ def _is_settled(world: World) -> bool:
     )
 
 
+def _intent(world: World, next_: int) -> m.Intent:
+    return m.Intent(next=next_, at_ms=0, boot=f"b{world.deaths}", schema="s")
+
+
 def _inserting(state: m.State) -> m.State:
     return structs.replace(state, phase=m.Phase.INSERTING, is_repeat=True)
+
+
+def _excluded(worker: Worker) -> tuple[Run, ...]:
+    assert worker.state.intent is not None
+    return worker.state.intent.excluded
 
 
 def _holding(world: World, action: m.Look) -> m.Holding:

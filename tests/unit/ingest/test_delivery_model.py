@@ -29,6 +29,19 @@ def test_where_tokens_are_forgotten_the_table_still_has_each_record_once() -> No
     assert Explorer(records=3, crashes=2, faults=1, moves=0, remembers=False).run() > 1_000
 
 
+def test_what_a_dying_engine_loses_is_announced() -> None:
+    """A plain server may come back with a token and without its rows; views are served then."""
+    explorer = Explorer(records=3, crashes=1, faults=0, moves=1, deaths=1)
+    assert explorer.run() > 1_000
+    assert explorer.announced > 0
+
+
+def test_trusting_an_engine_that_was_restarted_is_found() -> None:
+    bug = Bug(name="trust a restarted engine", trusts_restarted_engine=True)
+    with pytest.raises(Violation):
+        Explorer(records=3, crashes=0, faults=0, moves=0, deaths=1, bug=bug).run()
+
+
 def test_a_group_that_is_moved_back_stores_nothing_twice() -> None:
     assert Explorer(records=3, crashes=1, faults=1, moves=0, rewinds=1).run() > 1_000
 
