@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from shared.errors import ConfigError
+from tests.faults.bugs import BUGS
 from tests.faults.run import run_rounds
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--folder", type=Path, help="keep data and logs here")
+    parser.add_argument("--bug", choices=sorted(BUGS), default="", help="plant it; must be found")
     options = parser.parse_args()
 
     def say(line: str) -> None:
@@ -33,14 +35,24 @@ def main() -> int:
         folder = options.folder or Path(temporary)
         try:
             running = run_rounds(
-                folder, rounds=options.rounds, seed=options.seed, first=options.first, say=say
+                folder,
+                rounds=options.rounds,
+                seed=options.seed,
+                first=options.first,
+                bug=options.bug,
+                say=say,
             )
             outcome = asyncio.run(running)
+        except AssertionError as error:
+            if not options.bug:
+                raise
+            say(f"{options.bug} was found: {error}")
+            return 0
         except ConfigError as error:
             say(f"No Kafka broker to run with: {error}")
             return 5
     say(f"{outcome}, {time.monotonic() - started_s:.0f} s")
-    return 0
+    return int(bool(options.bug))
 
 
 if __name__ == "__main__":

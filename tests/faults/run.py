@@ -34,6 +34,7 @@ async def run_rounds(
     rounds: int,
     seed: int,
     first: int = 0,
+    bug: str = "",
     say: Callable[[str], object] = lambda line: None,
 ) -> Outcome:
     """Do rounds ``first`` to ``first + rounds`` of a seed.
@@ -48,7 +49,7 @@ async def run_rounds(
             plan = plan_round(seed, number, kills_engine=kills_engine)
             say(f"round {number} of seed {seed}: {plan.workers} workers")
             started_s = time.monotonic()
-            place = open_place(world, f"faults_{seed}_{number}")
+            place = open_place(world, f"faults_{seed}_{number}", bug)
             doing = Round(place, plan, f"{seed}:{number}", say)
             happened = await doing.run()
             figures = None

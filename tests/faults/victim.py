@@ -18,6 +18,7 @@ from deploy.commands.run import ROLES
 from ingest.chunk import Partition
 from ingest.observe import MetricsObserver
 from ingest.source.kafka_options import KafkaSourceOptions
+from tests.faults.bugs import BUGS, VARIABLE
 
 SESSION_S = 3.0
 
@@ -56,6 +57,8 @@ def die_at(action: str, moment: str, count: int) -> None:
 
 def main() -> None:
     vars(deploy.feed)["KafkaSourceOptions"] = QuickOptions
+    if bug := os.environ.get(VARIABLE):
+        BUGS[bug]()
     if sys.argv[1:]:
         action, moment, count = sys.argv[1:]
         die_at(action, moment, int(count))

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from deploy.kafka.broker import HOST, Broker, open_broker
 from tests.chaos.site import ask
+from tests.faults.bugs import VARIABLE
 from tests.proxy import Proxy
 from tests.standin.process import Standin
 
@@ -34,10 +35,14 @@ class World(Struct, frozen=True, kw_only=True):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """What one round has for itself: a database, a topic, a group, a folder for logs."""
+    """What one round has for itself: a database, a topic, a group, a folder for logs.
+
+    ``bug`` is planted into its workers.
+    """
 
     world: World
     name: str
+    bug: str = ""
 
     @property
     def folder(self) -> Path:
@@ -68,6 +73,7 @@ class Place(Struct, frozen=True, kw_only=True):
             "PIPEHOUSE_BATCH_MAX_AGE_S": "0.1",
             "PIPEHOUSE_LOG_FORMAT": "json",
             "PIPEHOUSE_LOG_LEVEL": "info",
+            VARIABLE: self.bug,
         }
 
     def ask(self, sql: str) -> list[list[str]]:
@@ -107,9 +113,9 @@ def open_world(folder: Path) -> Iterator[World]:
         yield World(folder=folder, broker=broker, proxy=proxy, standin=standin)
 
 
-def open_place(world: World, name: str) -> Place:
+def open_place(world: World, name: str, bug: str = "") -> Place:
     """Make the database, deploy the project, and add what only ClickHouse refuses."""
-    place = Place(world=world, name=name)
+    place = Place(world=world, name=name, bug=bug)
     place.folder.mkdir()
     ask(world.standin, f"CREATE DATABASE {name} ENGINE = Atomic")
     done = place.command("deploy", str(PROJECT))
