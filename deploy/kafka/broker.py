@@ -223,7 +223,8 @@ class Broker:
         path = self.folder / "server.properties"
         path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = ["format", "--cluster-id", cluster_id, "--config", str(path)]
+        # Written as one word: an id may begin with a dash.
+        command = ["format", f"--cluster-id={cluster_id}", "--config", str(path)]
         if security is not None:
             for mechanism in _MECHANISMS[1:]:
                 login = f"name={security.user},password={security.password}"

@@ -26,7 +26,9 @@ ROWS = 1_000_000
 ROUNDS = 3
 LABELS = {
     "ours": "ours, all guarantees",
+    "ours_with_lines": "ours, 4 more columns",
     "clickhouse": "ClickHouse's engine",
+    "ours_reading": "our source alone",
     "aiokafka": "aiokafka alone",
     "confluent": "confluent-kafka alone",
     "bare": "ours, no guarantees",

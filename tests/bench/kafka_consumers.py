@@ -23,7 +23,7 @@ from typing import Any
 import chdb
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from deploy import ddl
 from ingest.ledger import Ledger
@@ -38,7 +38,9 @@ from shared.clickhouse.contract import Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clickhouse.sql import literal
 from shared.clock import Deadline, SystemClock
+from shared.model.kafka_columns import with_kafka_columns
 from shared.model.resources import Datasource
+from shared.model.resources import KafkaSource as KafkaLines
 from shared.observe.metrics import Metrics
 from tests.bench.kafka_topic import Filled, clickstream_datasource
 
@@ -109,7 +111,12 @@ async def delivering(
     worker = Worker(
         WorkerSettings(looks_for_leftovers=False),
         engine,
-        lambda _: KafkaSource(plain_connection(filled.bootstrap_servers), filled.topic, group),
+        lambda _: KafkaSource(
+            plain_connection(filled.bootstrap_servers),
+            filled.topic,
+            group,
+            options=KafkaSourceOptions(with_keys=datasource.kafka is not None),
+        ),
         progress=progress,
         clock=clock,
         observe=lambda name: MetricsObserver(metrics, name, on_entry=recorder.record),
@@ -123,8 +130,7 @@ async def delivering(
         await worker.close(Deadline(clock, 30))
 
 
-async def _ours(filled: Filled, folder: Path) -> Spent:
-    datasource = clickstream_datasource()
+async def _ours(filled: Filled, folder: Path, datasource: Datasource) -> Spent:
     async with opened(folder, datasource) as engine:
         measured = Clock()
         async with delivering(engine, datasource, filled) as progress:
@@ -144,7 +150,38 @@ async def _number(engine: EmbeddedClickHouse, sql: str) -> int:
 
 
 def ours(filled: Filled, folder: Path) -> Spent:
-    return asyncio.run(_ours(filled, folder))
+    """A data source that the Events API and everybody else may feed."""
+    return asyncio.run(_ours(filled, folder, clickstream_datasource()))
+
+
+def ours_with_lines(filled: Filled, folder: Path) -> Spent:
+    """A data source with Kafka lines: four more columns say where a row comes from."""
+    lines = KafkaLines(connection="bench", topic=filled.topic, group_id="bench")
+    datasource = clickstream_datasource()
+    columns = with_kafka_columns(datasource.columns, lines)
+    datasource = structs.replace(datasource, kafka=lines, columns=columns)
+    return asyncio.run(_ours(filled, folder, datasource))
+
+
+async def _source(filled: Filled) -> int:
+    source = KafkaSource(
+        plain_connection(filled.bootstrap_servers), filled.topic, f"bench.{uuid.uuid4().hex}"
+    )
+    rows = 0
+    while rows < filled.rows:
+        poll = await source.poll(max_rows=POLL_ROWS, max_bytes=POLL_ROWS << 10, timeout_s=1.0)
+        for assignment in poll.assigned:
+            source.open(assignment.partition, 0)
+        rows += sum(len(chunk.values) for chunk in poll.chunks)
+    await source.close()
+    return rows
+
+
+def ours_reading(filled: Filled, folder: Path) -> Spent:
+    """Our source with its group and offsets, and nothing done with what it yields."""
+    measured = Clock()
+    rows = asyncio.run(_source(filled))
+    return measured.spent(rows, measured.wall_s())
 
 
 # ClickHouse's own ---------------------------------------------------------------------------------
@@ -321,6 +358,8 @@ def bare(filled: Filled, folder: Path) -> Spent:
 
 CONSUMERS = {
     "ours": ours,
+    "ours_with_lines": ours_with_lines,
+    "ours_reading": ours_reading,
     "clickhouse": clickhouse,
     "aiokafka": aiokafka,
     "confluent": confluent,
