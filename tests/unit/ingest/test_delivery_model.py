@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from tests.unit.ingest.delivery_world import Bug, Explorer, Violation
+from tests.unit.ingest.delivery_explorer import Explorer
+from tests.unit.ingest.delivery_world import Bug, Violation
 
 DEPTH = int(os.environ.get("PIPEHOUSE_TEST_MODEL_DEPTH", "0"))
 
