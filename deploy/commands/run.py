@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from deploy.commands.base import FOLDERS, report, say
+from deploy.commands.base import FOLDERS, complain, report, say
 from deploy.dev import DevOptions, start_dev
 from deploy.release import Released, endpoints
 from deploy.roles import PORTS, Role, start_role
@@ -36,6 +36,11 @@ def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any)
     settings = load_settings(os.environ, flags)
     require_safe_address(settings)
     configure_logging(form=settings.log_format, level=settings.log_level)
+    if settings.kafka_bootstrap_servers is not None:
+        complain(
+            "pipehouse dev keeps events in a log of its own in the data folder;"
+            " PIPEHOUSE_KAFKA_BOOTSTRAP_SERVERS is for ingest, events and serve."
+        )
 
     async def serve(service: Service) -> None:
         first = True
