@@ -47,20 +47,16 @@ class RecordLists:
         start = self.count
         add_offset, add_value = self._offsets.append, self.values.append
         add_timestamp = self.timestamps_ms.append
-        if self.keys is None and self.headers is None:
-            for record in batch:
-                add_offset(record.offset)
-                add_value(record.value)
-                add_timestamp(record.timestamp)
-        else:
-            for record in batch:
-                add_offset(record.offset)
-                add_value(record.value)
-                add_timestamp(record.timestamp)
-                if self.keys is not None:
-                    self.keys.append(record.key)
-                if self.headers is not None:
-                    self.headers.append(record.headers)
+        add_key = None if self.keys is None else self.keys.append
+        add_headers = None if self.headers is None else self.headers.append
+        for record in batch:
+            add_offset(record.offset)
+            add_value(record.value)
+            add_timestamp(record.timestamp)
+            if add_key is not None:
+                add_key(record.key)
+            if add_headers is not None:
+                add_headers(record.headers)
         self._drop(start, bisect_left(self._offsets, first, start))
         self.size_bytes += size_bytes(self.values[start:])
 
