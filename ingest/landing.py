@@ -204,11 +204,12 @@ class Landing:
         table = quote_table(self._clickhouse.database, self._datasource.name)
         result = await self._clickhouse.fetch(
             Statement(
+                # A window: the engine leaves an inner ORDER BY out when the outer query sorts.
                 sql="SELECT min(o) AS first, count()"
-                " FROM (SELECT o, o - rowNumberInAllBlocks() AS g"
+                " FROM (SELECT o, o - row_number() OVER (ORDER BY o) AS g"
                 f" FROM (SELECT DISTINCT __offset AS o FROM {table}"
                 " WHERE __stream = {stream:UInt64} AND __partition = {partition:Int32}"
-                " AND __offset >= {position:Int64} ORDER BY o)) GROUP BY g ORDER BY first",
+                " AND __offset >= {position:Int64})) GROUP BY g ORDER BY first",
                 parameters={"stream": stream, "partition": partition, "position": position},
                 format="TSV",
             )

@@ -66,7 +66,8 @@ class LedgerEntry(Struct, frozen=True, kw_only=True):
     ``batch``: they were completed; ``gap``: they cannot be stored any more; ``start``: reading
     began at ``first``; ``alarm``: a person is needed; ``repair``: rows of it were lost and are
     stored again. ``absent`` are the offsets of a batch that are not rows (quarantined, tombstones,
-    holes in the log), ``excluded`` those of them that ClickHouse refused. ``note`` says why, for
+    holes in the log), ``excluded`` those that were left out of its block: ClickHouse refused them,
+    or the table had them. ``note`` says why, for
     people.
     """
 

@@ -25,9 +25,7 @@ from ingest.needs import PartitionNeeds, backoff_s, fault_of
 from ingest.ranges import Ranges
 from ingest.runs import clip_runs
 from ingest.source.contract import Assignment
-from shared.clickhouse.failures import (
-    InsertFailureError,
-)
+from shared.clickhouse.failures import InsertFailureError
 from shared.errors import AppError, UnavailableError
 
 log = structlog.get_logger(__name__)
@@ -44,7 +42,7 @@ class _LeftOpenError(Exception):
 
 
 class PartitionDelivery:
-    """Does what the protocol decides for one partition, one action after another."""
+    """Delivers one assignment of a partition."""
 
     def __init__(self, needs: PartitionNeeds, assignment: Assignment) -> None:
         self._needs = needs
@@ -67,6 +65,7 @@ class PartitionDelivery:
         self._view_failed = False
         self._abandoned = False
         self._entry: LedgerEntry | None = None
+        self._ended = False
         self.held = ""
 
     @property
@@ -79,10 +78,6 @@ class PartitionDelivery:
         batch = self._current if self._current is not None else self._waiting
         opened_s = batch.opened_s if batch is not None and batch.opened_s else self.intake.opened_s
         return 0.0 if opened_s is None else max(0.0, now_s - opened_s)
-
-    @property
-    def _finishing(self) -> bool:
-        return self.intake.is_finishing
 
     async def run(self) -> None:
         """Claim the partition, recover what was left open, deliver until told to finish."""
@@ -97,6 +92,9 @@ class PartitionDelivery:
         except _LeftOpenError as reason:
             self._alarm("range_left_open", reason=str(reason))
             is_settled = self._view_failed
+        finally:
+            # An insert may still wait for its turn in a thread, and the partition be ours again.
+            self._ended = True
         if is_settled and not self._abandoned:
             self._needs.on_settled(self._partition)
 
@@ -119,7 +117,7 @@ class PartitionDelivery:
         while todo or self._state.phase is not Phase.LOST:
             if todo:
                 event = await self._perform(todo.popleft())
-            elif self._state.draining or (self.held and self._finishing):
+            elif self._state.draining or (self.held and self.intake.is_finishing):
                 return
             elif self.held:
                 await self.intake.wait_for_finish()
@@ -190,13 +188,13 @@ class PartitionDelivery:
             except AppError as error:
                 attempt += 1
                 self._alarm(f"{what}_failed", error=str(error), attempt=attempt)
-                if self._finishing and attempt > LAST_ATTEMPTS:
+                if self.intake.is_finishing and attempt > LAST_ATTEMPTS:
                     raise _LeftOpenError(str(error)) from error
                 await self._back_off(attempt)
 
     async def _back_off(self, attempt: int) -> None:
         """Wait before an attempt; being told to finish cuts it short, once."""
-        if self._finishing:
+        if self.intake.is_finishing:
             await asyncio.sleep(backoff_s(attempt))
             return
         await self.intake.wait_for_finish(backoff_s(attempt))
@@ -242,7 +240,7 @@ class PartitionDelivery:
 
     async def _insert(self, action: messages.Insert) -> Event:
         self._view_failed = action.of_view
-        if self._finishing and (action.of_view or action.attempt > LAST_ATTEMPTS):
+        if self.intake.is_finishing and (action.of_view or action.attempt > LAST_ATTEMPTS):
             raise _LeftOpenError(
                 "a view fails" if action.of_view else "ClickHouse does not take it"
             )
@@ -280,7 +278,7 @@ class PartitionDelivery:
                 stream=self._state.stream,
                 partition=self._partition.number,
                 token=action.token,
-                is_held=lambda: self._source.holds(self._partition),
+                is_held=lambda: not self._ended and self._source.holds(self._partition),
             )
         except LeaseLostError:
             self._alarm("lease_ran_out")

@@ -197,6 +197,7 @@ class Pipeline:
     def _forget(self, key: Partition, task: asyncio.Task[None]) -> None:
         if self._tasks.get(key) is task:
             del self._tasks[key], self._partitions[key]
+            self._needs.on_held()
 
     async def _feed(self, chunk: Chunk) -> None:
         holder = self._partitions.get(chunk.partition)

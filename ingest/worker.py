@@ -127,6 +127,13 @@ class Worker:
             elif self._is_new(datasource):
                 self._start(datasource)
 
+    def resume(self, names: Iterable[str]) -> None:
+        """Run the pipelines of these data sources again after ``pause``; the others go on."""
+        for name in names:
+            wanted = self._wanted.get(name)
+            if wanted is not None and takes_events(wanted) and self._is_new(wanted):
+                self._start(wanted)
+
     def _is_new(self, datasource: Datasource) -> bool:
         name = datasource.name
         if name in self._running or name in self._retiring:
@@ -182,6 +189,7 @@ class Worker:
             self._refused[datasource.name] = datasource
             return
         self._refused.pop(datasource.name, None)
+        self._observe(datasource.name).stopped(is_stopped=False)
         task = asyncio.create_task(pipeline.run(), name=f"pipeline-{datasource.name}")
         self._running[datasource.name] = _Running(
             datasource=datasource, pipeline=pipeline, task=task

@@ -16,7 +16,7 @@ from deploy.operate.ranges import Range, Ranges, clip, size, subtract, union
 from deploy.operate.repair import Repair, Repaired, require_no_deletions, require_repairable
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Standing
-from ingest.lease import take_lease
+from ingest.lease import Lease, take_lease
 from ingest.ledger import LedgerEntry, Recorded
 from ingest.log.facts import LogFacts, PartitionFacts, Position
 from ingest.messages import decode_metadata
@@ -164,20 +164,23 @@ async def resolve(services: OperatorServices, arguments: ResolveArguments) -> Re
             hint="A range that is open is completed by a worker; see 'pipehouse partitions'.",
         )
     name = f"repair of {services.clickhouse.database}.{datasource.name}"
-    async with take_lease(services.clickhouse, services.clock, name, services.worker):
+    async with take_lease(services.clickhouse, services.clock, name, services.worker) as lease:
         if services.ingestion is not None:
             await services.ingestion.pause(
                 [datasource.name], Deadline(services.clock, PAUSE_TIMEOUT_S)
             )
         try:
-            return await _resolve(services, datasource, arguments)
+            return await _resolve(services, datasource, arguments, lease)
         finally:
             if services.ingestion is not None:
-                services.ingestion.start({datasource.name: datasource})
+                services.ingestion.resume([datasource.name])
 
 
 async def _resolve(
-    services: OperatorServices, datasource: Datasource, arguments: ResolveArguments
+    services: OperatorServices,
+    datasource: Datasource,
+    arguments: ResolveArguments,
+    lease: Lease,
 ) -> ResolveResult:
     feed = services.feed(datasource)
     log = _log(feed)
@@ -198,7 +201,7 @@ async def _resolve(
     repaired = None
     if arguments.way == "insert-missing" and readable:
         require_no_deletions(datasource, gathered.deletions, readable, after.declared_ms)
-        repair = Repair(services, datasource, feed, facts.stream)
+        repair = Repair(services, datasource, feed, facts.stream, lease)
         repaired = await repair.store(facts.partition, readable)
         missing = subtract(missing, readable)
     await _record_gap(services, datasource, facts, missing)

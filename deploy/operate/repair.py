@@ -15,11 +15,11 @@ from deploy.operate.ask import ask
 from deploy.operate.evidence import Deletions, PartitionEvidence, gather
 from deploy.operate.ranges import Range, Ranges, clip, intersect, of_offsets, shown, size, subtract
 from deploy.operate.services import Feed, OperatorServices
-from deploy.operate.verdict import unaccounted
+from deploy.operate.verdict import missing_offsets
 from ingest.batch import Batch, make_batch
 from ingest.chunk import Chunk, Partition
 from ingest.landing import Landing
-from ingest.lease import take_lease
+from ingest.lease import Lease, take_lease
 from ingest.ledger import LedgerEntry
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.sql import literal, quote_table
@@ -58,7 +58,7 @@ async def repair_missing(
     require_repairable(datasource)
     feed = services.feed(datasource)
     name = f"repair of {services.clickhouse.database}.{datasource.name}"
-    async with take_lease(services.clickhouse, services.clock, name, services.worker):
+    async with take_lease(services.clickhouse, services.clock, name, services.worker) as lease:
         gathered = await gather(services, datasource)
         done = []
         for found in gathered.partitions:
@@ -66,7 +66,7 @@ async def repair_missing(
             if missing and found.facts is not None:
                 since_ms = _stored_ms(found, missing)
                 require_no_deletions(datasource, gathered.deletions, missing, since_ms)
-                repair = Repair(services, datasource, feed, found.facts.stream)
+                repair = Repair(services, datasource, feed, found.facts.stream, lease)
                 done.append(await repair.store(found.facts.partition, missing))
         return tuple(done)
 
@@ -89,7 +89,7 @@ def require_repairable(datasource: Datasource) -> None:
 
 def _missing(found: PartitionEvidence) -> Ranges:
     """Offsets that are lost and can be read again."""
-    left = subtract(unaccounted(found.evidence), found.evidence.blank)
+    left = subtract(missing_offsets(found.evidence), found.evidence.blank)
     facts = found.facts
     return clip(left, facts.start, facts.end) if facts is not None else ()
 
@@ -136,11 +136,18 @@ class Repair:
         datasource: Whose table.
         feed: Where its records are.
         stream: Whose records.
+        lease: Held for the repairs of the data source, and kept while this one lasts.
     """
 
     def __init__(
-        self, services: OperatorServices, datasource: Datasource, feed: Feed, stream: int
+        self,
+        services: OperatorServices,
+        datasource: Datasource,
+        feed: Feed,
+        stream: int,
+        lease: Lease,
     ) -> None:
+        self._lease = lease
         self._services = services
         self._clickhouse = services.clickhouse
         self._datasource = datasource
@@ -153,10 +160,15 @@ class Repair:
         self._staged = quote_table(self._clickhouse.database, staged.name)
 
     async def store(self, partition: Partition, offsets: Ranges) -> Repaired:
-        """Store the records at these offsets, each of which the table does not hold."""
+        """Store the records at these offsets, each of which the table does not hold.
+
+        Raises:
+            ConflictError: They were stored meanwhile, or the lease was lost to another repair.
+        """
         await self._announce(partition, offsets)
         stored = quarantined = left_out = 0
         for piece in _pieces(offsets):
+            await self._lease.renew()
             batch = await self._read(partition, piece)
             attached = await self._attach(partition, batch)
             stored += attached
@@ -213,6 +225,8 @@ class Repair:
             )
             if self._datasource.engine.ttl:
                 await self._execute(f"OPTIMIZE TABLE {self._staged} FINAL")
+            # Two repairs share the staging table: without the lease its rows may be another's.
+            await self._lease.renew()
             await self._require_absent(partition, batch)
             return await self._move()
         finally:

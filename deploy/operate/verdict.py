@@ -123,6 +123,21 @@ def unaccounted(evidence: Evidence) -> Ranges:
     return subtract([checked_range(evidence)], union(*known))
 
 
+def missing_offsets(evidence: Evidence) -> Ranges:
+    """Checked offsets that nothing accounts for.
+
+    Where the log has nothing there never was a row, unless the ledger knows better: a record may
+    have left the log, by compaction or deletion, after it was stored.
+    """
+    blank = subtract(evidence.blank, _recorded_ranges(evidence))
+    return subtract(unaccounted(evidence), blank)
+
+
+def _recorded_ranges(evidence: Evidence) -> Ranges:
+    """What the ledger says to have been completed."""
+    return union(Range(e.first, e.next) for e in evidence.recorded if e.kind == "batch")
+
+
 def _absent(recorded: tuple[Recorded, ...]) -> Ranges:
     """Offsets that a completed range knew not to be rows."""
     return union(*(of_runs(e.absent) for e in recorded if e.kind == "batch"))
@@ -193,11 +208,10 @@ def _lost(evidence: Evidence, checked: Range) -> list[Finding]:
 
 def _missing(evidence: Evidence) -> list[Finding]:
     """What nothing accounts for, by what is known of it."""
-    left = subtract(unaccounted(evidence), evidence.blank)
+    left = missing_offsets(evidence)
     if not left:
         return []
-    batches = [e for e in evidence.recorded if e.kind == "batch"]
-    stored_once = union(Range(e.first, e.next) for e in batches)
+    stored_once = _recorded_ranges(evidence)
     was_stored = intersect(left, stored_once)
     read = intersect(subtract(left, was_stored), evidence.readable)
     unknown = subtract(left, union(was_stored, read))

@@ -77,6 +77,13 @@ def test_an_offset_that_was_no_row_is_not_missing() -> None:
     assert (verdict.findings, verdict.not_rows) == ((), 1)
 
 
+def test_a_row_whose_record_left_the_log_after_it_was_stored_is_missed() -> None:
+    gone = (Range(40, 50),)
+    batch = recorded("batch", 0, 100)
+    found = evidence(Range(0, 40), Range(50, 100), entries=(batch,), blank=gone)
+    assert findings(found) == [("missing", gone)]
+
+
 def test_without_a_ledger_row_the_log_decides() -> None:
     hole = Range(50, 52)
     stored = (Range(0, 50), Range(52, 100))

@@ -1,0 +1,185 @@
+"""Between two steps that are right: late threads, lost leases, and an audit to be fooled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from deploy.operate.audit import AuditArguments, audit
+from deploy.operate.partitions import ResolveArguments, resolve
+from deploy.operate.services import Feed, OperatorServices
+from ingest.chunk import Chunk, Partition
+from ingest.held import LeaseLostError
+from ingest.landing import Landing
+from ingest.lease import take_lease
+from ingest.log.facts import LocalLogFacts
+from ingest.messages import decode_metadata
+from ingest.worker import Worker
+from shared.clickhouse.contract import Insert, Run, Summary
+from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clock import Deadline
+from shared.errors import ConflictError
+from shared.model.resources import Datasource
+from tests.contract.delivery_rig import CLOCK, FaultyEngine, Rig, kill
+from tests.contract.operate_rig import execute, open_operate_rig, services
+
+
+@pytest.fixture
+async def rig(engine: EmbeddedClickHouse, tmp_path: Path) -> AsyncIterator[Rig]:
+    async with open_operate_rig(engine, tmp_path) as made:
+        yield made
+
+
+async def finish(rig: Rig, worker: Worker) -> None:
+    await worker.close(Deadline(CLOCK, 10))
+    assert rig.recorder is not None
+    await rig.recorder.flush()
+
+
+class SlowEngine(FaultyEngine):
+    """The first insert waits for its turn until nobody asks for it any more."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(rig.engine, rig.name)
+        self.waits = asyncio.Event()
+        self.late: Insert | None = None
+
+    async def insert(self, insert: Insert) -> Summary:
+        if insert.table == self._table and self.late is None:
+            self.late = insert
+            self.waits.set()
+            await asyncio.Event().wait()
+        return await super().insert(insert)
+
+
+async def test_an_insert_that_waited_longer_than_its_assignment_is_not_sent(rig: Rig) -> None:
+    slow = rig.faulty = SlowEngine(rig)
+    partition, next_ = await rig.send(10)
+    first = rig.worker()
+    async with asyncio.timeout(10):
+        await slow.waits.wait()
+    await kill(first)
+    second = rig.worker()
+    await rig.stored(partition, next_)
+    # By now the partition is held once more in this process; the old insert gets its turn.
+    assert slow.late is not None
+    with pytest.raises(LeaseLostError):
+        list(slow.late.block.json_lines())
+    await finish(rig, second)
+    await rig.assert_exactly_once()
+
+
+async def test_to_resolve_a_partition_leaves_other_data_sources_running(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.worker.DEDUPLICATION_WINDOW", 0)
+    other = structs.replace(rig.datasource, name=rig.name + "_other")
+    for name in (other.name, other.name + "_quarantine"):
+        await execute(rig, f"CREATE TABLE {name} AS {name.replace('_other', '')}")
+    worker = await held(rig)
+    worker.start({rig.name: rig.datasource, other.name: other})
+    running = worker._running[other.name].task
+    arguments = ResolveArguments(datasource=rig.name, partition=0, way="skip")
+    await resolve(services(rig, worker), arguments)
+    assert sorted(worker._running) == sorted([rig.name, other.name])
+    assert worker._running[other.name].task is running
+    await rig.stored(*await rig.send(5))
+    await finish(rig, worker)
+
+
+async def held(rig: Rig) -> Worker:
+    """A partition of whose range the table has a part, and whose token nobody trusts."""
+    slow = rig.faulty = SlowEngine(rig)
+    partition, _ = await rig.send(10)
+    worker = rig.worker()
+    async with asyncio.timeout(10):
+        await slow.waits.wait()
+    await kill(worker)
+    stream = rig.log.stream(partition.topic)
+    await execute(
+        rig,
+        "INSERT INTO EV (id, ts, __stream, __partition, __offset)"
+        f" SELECT number, toDateTime('2024-01-01 00:00:00'), {stream}, 0, number FROM numbers(4)"
+        " SETTINGS insert_allow_materialized_columns = 1",
+    )
+    worker = rig.worker()
+    async with asyncio.timeout(10):
+        while not worker.held:  # noqa: ASYNC110 - it comes to it in tasks of its own
+            await asyncio.sleep(0.01)
+    assert rig.recorder is not None
+    await rig.recorder.flush()
+    return worker
+
+
+async def test_rows_that_were_left_out_of_a_second_reading_are_missed_when_they_go(
+    rig: Rig,
+) -> None:
+    worker = rig.worker()
+    partition, next_ = await rig.send(10)
+    await rig.stored(partition, next_)
+    await finish(rig, worker)
+    # An operator moves the group back; everything is read again, and left out.
+    group = rig.name
+    committed = await rig.log.committed(group, partition)
+    assert committed is not None and decode_metadata(committed.metadata) is not None
+    await rig.log.commit(group, partition, 0, "")
+    await execute(rig, "TRUNCATE TABLE pipehouse.ingest_ledger")
+    worker = rig.worker()
+    await rig.stored(*await rig.send(5))
+    await finish(rig, worker)
+    await rig.assert_exactly_once()
+    result = await audit(services(rig), AuditArguments(rig.name))
+    assert result.is_ok, result
+    await execute(rig, "ALTER TABLE EV DROP PARTITION 202401")
+    result = await audit(services(rig), AuditArguments(rig.name))
+    (found,) = result.datasources[0].partitions[0].verdict.findings
+    assert (found.kind, sum(r.next - r.first for r in found.offsets)) == ("missing", 8)
+
+
+async def test_offsets_that_lie_in_many_parts_are_found_as_what_they_are(rig: Rig) -> None:
+    worker = rig.worker()
+    for count in (7, 1, 10):
+        partition, next_ = await rig.send(count)
+        await rig.stored(partition, next_)
+    await finish(rig, worker)
+    await execute(rig, "DELETE FROM EV WHERE __offset IN (3, 4)")
+    landing = Landing(rig.engine, rig.datasource, 100)
+    stored = await landing.stored_from(rig.log.stream(partition.topic), 0, 1)
+    assert stored == (Run(1, 2), Run(5, 13))
+
+
+class _StealingLog(LocalLogFacts):
+    """While it is read, another process takes the lease of the repair."""
+
+    rig: Rig
+
+    async def read(self, partition: Partition, first: int, next_: int) -> Sequence[Chunk]:
+        name = f"repair of {self.rig.engine.database}.{self.rig.name}"
+        async with take_lease(self.rig.engine, CLOCK, name, "another"):
+            pass
+        return await super().read(partition, first, next_)
+
+
+async def test_a_repair_that_lost_its_lease_stores_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = rig.worker()
+    await rig.stored(*await rig.send(10))
+    await finish(rig, worker)
+    await execute(rig, "ALTER TABLE EV DETACH PARTITION 202401")
+    await execute(rig, "TRUNCATE TABLE pipehouse.ingest_ledger")
+    monkeypatch.setattr("ingest.lease.LEASE_MS", -1)
+    facts = _StealingLog(rig.log)
+    facts.rig = rig
+
+    def feed(datasource: Datasource) -> Feed:
+        return Feed(topic=f"events.{datasource.name}", group=datasource.name, log=facts)
+
+    operator: OperatorServices = structs.replace(services(rig), feed=feed)
+    with pytest.raises(ConflictError, match="ran out and was taken"):
+        await audit(operator, AuditArguments(rig.name, repair=True))
+    assert await rig.one("SELECT count() FROM EV") == ["5"]
