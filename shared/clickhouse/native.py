@@ -7,6 +7,7 @@ between blocks, bindings) is not needed, and without profile events a block can 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -276,6 +277,7 @@ class NativePool:
         self._most = size + max_waiting
         self._lock = threading.Lock()
         self._idle: list[NativeClient] = []
+        self._busy: set[NativeClient] = set()
         self._pending = 0
         self._closed = False
 
@@ -305,6 +307,8 @@ class NativePool:
         with self._lock:
             client = self._idle.pop() if self._idle else None
         client = client or self._make()
+        with self._lock:
+            self._busy.add(client)
         try:
             client.ready()
             return work(client)
@@ -314,6 +318,7 @@ class NativePool:
             raise
         finally:
             with self._lock:
+                self._busy.discard(client)
                 self._idle.append(client)
 
     def close(self) -> None:
@@ -323,6 +328,16 @@ class NativePool:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for client in self._idle:
             client.connection.disconnect()
+
+    def abort(self) -> None:
+        """Break off what runs, for a ``close`` that takes too long: a server may never answer."""
+        with self._lock:
+            busy = [client.connection.socket for client in self._busy]
+        for connected in busy:
+            # None while it connects, which has a time limit of its own.
+            if connected is not None:
+                with contextlib.suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
 
 
 def speaks_tls(host: Host, port: int, timeout_s: float) -> bool:

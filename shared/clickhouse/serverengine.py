@@ -317,11 +317,16 @@ class ServerClickHouse:
             raise ClickHouseUnavailableError(str(refused(error))) from None
 
     async def close(self) -> None:
-        """See ``ClickHouse``. Inserts are finished."""
+        """See ``ClickHouse``. Inserts are finished; broken off where the caller stops waiting."""
         if self._closed:
             return
         self._closed = True
-        await asyncio.get_running_loop().run_in_executor(None, self._pool.close)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._pool.close)
+        except asyncio.CancelledError:
+            # Their threads would keep the process alive.
+            self._pool.abort()
+            raise
         await self._face.close()
         await self._parsing.close()
 

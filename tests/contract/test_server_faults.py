@@ -293,3 +293,22 @@ async def test_a_server_that_is_gone_is_not_named_to_callers(standin: Standin) -
     # And the first request after it is back is answered.
     assert (await server.fetch(Statement(sql="SELECT 1"))).body == b"1\n"
     await server.close()
+
+
+async def test_closing_breaks_off_what_the_server_never_answers(standin: Standin) -> None:
+    standin.clear_faults()
+    engine = await open_server(standin.url() + "&timeout_s=60")
+    insert = await _insert(engine, Columns())
+    standin.fault("hang", table=insert.table)
+    waiting = asyncio.ensure_future(engine.insert(insert))
+    async with asyncio.timeout(10):
+        while not await engine.running(f"{insert.query_id}:"):
+            pass
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await engine.close()
+    # The thread that waited is free, long before its own time limit.
+    async with asyncio.timeout(5):
+        with pytest.raises(InsertRetriableError):
+            await waiting
+    standin.clear_faults()
