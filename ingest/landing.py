@@ -298,11 +298,14 @@ class Landing:
         partition: Partition,
         token: str,
         now_s: int,
+        boot_id: str = "",
     ) -> None:
         """Put records into the quarantine table.
 
         The token is that of the range and the offsets, so that repeating it adds nothing, while
-        other records of the same range are never taken for these.
+        other records of the same range are never taken for these. Where the engine is not the one
+        of ``boot_id`` any more, it may remember the token of rows that it lost: they are sent once
+        more under another one, and the table makes one row of two.
 
         Raises:
             InsertError: See ``shared/clickhouse/failures.py``.
@@ -312,15 +315,18 @@ class Landing:
         block = self._quarantine.block(rejections, stream=stream, partition=partition, now_s=now_s)
         offsets = msgspec.json.encode([r.offset for r in rejections])
         digest = hashlib.blake2b(offsets, digest_size=8).hexdigest()
-        await self._clickhouse.insert(
-            Insert(
-                database=self._clickhouse.database,
-                table=self._quarantine.name,
-                columns=self._quarantine.insert_columns,
-                block=block,
-                token=f"{token}:q:{digest}",
-            )
+        insert = Insert(
+            database=self._clickhouse.database,
+            table=self._quarantine.name,
+            columns=self._quarantine.insert_columns,
+            block=block,
+            token=f"{token}:q:{digest}",
         )
+        summary = await self._clickhouse.insert(insert)
+        is_doubtful = not self._clickhouse.capabilities.repairs_orphans
+        if boot_id and is_doubtful and summary.boot_id != boot_id:
+            again = f"{insert.token}:{summary.boot_id}"
+            await self._clickhouse.insert(structs.replace(insert, token=again))
 
 
 def slice_chunk(chunk: Chunk, start: int, stop: int | None) -> Chunk:

@@ -366,6 +366,7 @@ class PartitionDelivery:
             partition=self._partition,
             token=action.token,
             now_s=self._clock.now_ms() // 1000,
+            boot_id=_intent(self._state).boot,
         )
         self._entry = batch_entry(
             self._state,

@@ -33,6 +33,7 @@ class RestartedServer:
         self._engine = engine
         self._table = table
         self._loses_rows = loses_rows
+        self._orphan = ""
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
@@ -43,6 +44,8 @@ class RestartedServer:
 
     async def insert(self, insert: Insert) -> Summary:
         if insert.table == self._table and self._loses_rows:
+            self._orphan = self._orphan or insert.token
+        if self._orphan and insert.token == self._orphan:
             # What an orphan entry in the memory of tokens makes of a repeated block.
             return Summary(boot_id="after")
         return structs.replace(await self._engine.insert(insert), boot_id="after")
@@ -85,6 +88,17 @@ async def test_a_restart_that_lost_nothing_changes_nothing(rig: Rig) -> None:
     entries: list[LedgerEntry] = []
     end = await rig.send(10, bad=2)
     worker = worker_on(rig, RestartedServer(rig.engine, rig.name, loses_rows=False), entries)
+    await rig.stored(*end)
+    assert not worker.held
+    await worker.close(Deadline(CLOCK, 5))
+    await rig.assert_exactly_once(quarantined=2)
+
+
+async def test_quarantined_records_that_went_with_a_restart_are_written_again(rig: Rig) -> None:
+    entries: list[LedgerEntry] = []
+    end = await rig.send(10, bad=2)
+    quarantine = f"{rig.name}_quarantine"
+    worker = worker_on(rig, RestartedServer(rig.engine, quarantine, loses_rows=True), entries)
     await rig.stored(*end)
     assert not worker.held
     await worker.close(Deadline(CLOCK, 5))
