@@ -63,11 +63,10 @@ class Workers:
             if status is None:
                 continue
             self.alive.remove(worker)
-            text = worker.log.read_text()
             if worker.may_die and status == -signal.SIGKILL:
                 self.steps_reached += 1
-            elif status != EXIT_UNAVAILABLE or "cannot start" not in text:
-                raise AssertionError(f"a worker ended by itself with {status}: {text[-3000:]}")
+            else:
+                _require(worker, status, _found_no_service(worker, status))
             self.start()
 
     def any(self) -> Worker | None:
@@ -98,10 +97,12 @@ class Workers:
         self.alive.remove(worker)
         worker.process.send_signal(signal.SIGTERM)
         status = worker.process.wait(STOP_TIMEOUT_S)
-        if status != 128 + signal.SIGTERM and not (worker.may_die and status == -signal.SIGKILL):
-            raise AssertionError(
-                f"a worker stopped with {status}: {worker.log.read_text()[-3000:]}"
-            )
+        # Before its first line the interpreter was still starting, and nobody minds the signal.
+        was_starting = status == -signal.SIGTERM and not worker.log.read_text()
+        is_dead = worker.may_die and status == -signal.SIGKILL
+        is_stopped = status == 128 + signal.SIGTERM
+        no_service = _found_no_service(worker, status)
+        _require(worker, status, is_stopped or was_starting or is_dead or no_service)
 
     def end(self) -> None:
         """Leave no process behind."""
@@ -119,3 +120,13 @@ class Workers:
             for line in log.read_text(errors="replace").splitlines()
             if any(text in line for text in wanted)
         ]
+
+
+def _found_no_service(worker: Worker, status: int) -> bool:
+    return status == EXIT_UNAVAILABLE and "cannot start" in worker.log.read_text()
+
+
+def _require(worker: Worker, status: int, is_right: bool) -> None:
+    if not is_right:
+        text = worker.log.read_text()[-3000:]
+        raise AssertionError(f"a worker ended with {status}: {text}")
