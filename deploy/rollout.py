@@ -163,7 +163,9 @@ class Rollout:
         except BaseException as error:
             await self._end(repeating)
             status: Status = "halted" if self._is_applying else "failed"
-            await self._tell_end(deployment, status, str(error) or type(error).__name__)
+            is_told = isinstance(error, asyncio.CancelledError)
+            message = "it was ended by a signal" if is_told else str(error) or type(error).__name__
+            await self._tell_end(deployment, status, message)
             raise
         await self._end(repeating)
         await self._write(deployment, "live")
