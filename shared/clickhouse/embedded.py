@@ -36,6 +36,7 @@ from shared.clickhouse.lanes import Lanes, open_lanes
 from shared.clickhouse.parser import Parser
 from shared.clickhouse.rowfile import offsets_row_binary, row_file
 from shared.clickhouse.session import Call, EngineError, Lane, Session, kill
+from shared.clickhouse.sql import literal
 from shared.clickhouse.statement import (
     DEFAULT_FORMAT,
     body_of,
@@ -258,10 +259,11 @@ def _execute(session: Session, call: Call, statement: Statement) -> None:
 
 def _fetch(session: Session, call: Call, statement: Statement) -> Result:
     session.apply(settings_of(statement))
-    output = f"\nFORMAT {output_format_of(statement)}" if statement.format else ""
-    result = session.query(
-        f"{body_of(statement)}{output}\n-- {call.marker}", DEFAULT_FORMAT, parameters_of(statement)
-    )
+    if statement.format:
+        end = f"FORMAT {output_format_of(statement)}\n{_marked(statement, call)}"
+    else:
+        end = f"-- {call.marker}"
+    result = session.query(f"{body_of(statement)}\n{end}", DEFAULT_FORMAT, parameters_of(statement))
     body = result.bytes()
     return Result(body=body, summary=_summary(result, len(body)))
 
@@ -273,11 +275,20 @@ def _stream(
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     result = session.query(
         f"{body_of(statement)}\nINTO OUTFILE '{folder}/{writing}' APPEND"
-        f"\nFORMAT {output_format}\n-- {call.marker}",
+        f"\nFORMAT {output_format}\n{_marked(statement, call)}",
         DEFAULT_FORMAT,
         parameters_of(statement),
     )
     return _summary(result, 0)
+
+
+def _marked(statement: Statement, call: Call) -> str:
+    """What a running statement is found by, behind its FORMAT.
+
+    Not a comment: the engine forgets those of a statement that has parameters.
+    """
+    comment = literal(f"{statement.tag} {call.marker}".strip())
+    return f"SETTINGS log_comment = {comment}"
 
 
 def _summary(result: object, result_bytes: int) -> Summary:

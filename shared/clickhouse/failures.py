@@ -126,7 +126,8 @@ _RETRIABLE_CODES = frozenset(
         499,  # S3_ERROR
         700,  # USER_SESSION_LIMIT_EXCEEDED
         722,  # ASYNC_LOAD_WAIT_FAILED
-        734,  # QUERY_WAS_CANCELLED_BY_CLIENT
+        734,  # CANNOT_WRITE_AFTER_BUFFER_CANCELED
+        735,  # QUERY_WAS_CANCELLED_BY_CLIENT
         745,  # SERVER_OVERLOADED
         999,  # KEEPER_EXCEPTION
     }
@@ -166,6 +167,8 @@ _FATAL_CODES = frozenset(
 _REFUSED_CODES = frozenset(
     {
         6,  # CANNOT_PARSE_TEXT
+        11,  # POSITION_OUT_OF_BOUND
+        12,  # PARAMETER_OUT_OF_BOUND
         25,  # CANNOT_PARSE_ESCAPE_SEQUENCE
         26,  # CANNOT_PARSE_QUOTED_STRING
         27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
@@ -176,22 +179,32 @@ _REFUSED_CODES = frozenset(
         69,  # ARGUMENT_OUT_OF_BOUND
         72,  # CANNOT_PARSE_NUMBER
         117,  # INCORRECT_DATA
+        120,  # CANNOT_INSERT_VALUE_OF_DIFFERENT_SIZE_INTO_TUPLE
+        130,  # CANNOT_READ_ARRAY_FROM_TEXT
         131,  # TOO_LARGE_STRING_SIZE
         128,  # TOO_LARGE_ARRAY_SIZE
+        135,  # ZERO_ARRAY_OR_TUPLE_INDEX
         153,  # ILLEGAL_DIVISION
         190,  # SIZES_OF_ARRAYS_DONT_MATCH
+        306,  # TOO_DEEP_RECURSION, of a value
         321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
         349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+        366,  # SIZES_OF_NESTED_COLUMNS_ARE_INCONSISTENT
         376,  # CANNOT_PARSE_UUID
         395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
         407,  # DECIMAL_OVERFLOW
         441,  # CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING
         467,  # CANNOT_PARSE_BOOL
         469,  # VIOLATED_CONSTRAINT
+        490,  # CANNOT_FORMAT_DATETIME
+        563,  # CANNOT_READ_MAP_FROM_TEXT
+        632,  # UNEXPECTED_DATA_AFTER_PARSED_VALUE
         636,  # CANNOT_EXTRACT_TABLE_STRUCTURE
+        645,  # NUMBER_OF_DIMENSIONS_MISMATCHED
         675,  # CANNOT_PARSE_IPV4
         676,  # CANNOT_PARSE_IPV6
         691,  # UNKNOWN_ELEMENT_OF_ENUM
+        760,  # UNICODE_ERROR
     }
 )
 
@@ -210,8 +223,8 @@ _NOISE = re.compile(
     r"\. ?Expected one of: .*|Large number of partitions is .*)",
     re.DOTALL,
 )
-# The comment by which a statement is found in the engine's lists.
-_MARKER = re.compile(r"\s*-- ph:\d+")
+# What a statement is found by in the engine's lists.
+_MARKER = re.compile(r"\s*(?:-- |SETTINGS log_comment = '(?:[^']* )?)ph:\d+'?")
 _UUID = re.compile(r" \([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\)")
 _POSITION = re.compile(r"failed at position (\d+)[^\n]*?\(line (\d+), col (\d+)\)")
 _POSITION_ON_FIRST_LINE = re.compile(r"failed at position (\d+)")

@@ -7,8 +7,9 @@ What is known about the engine and nowhere in its documentation:
   *next* query's answer starts with it. So a connection is rinsed after every failure.
 - ``SET readonly = 2`` cannot be taken back within a session: writing statements are refused, and
   settings may still be changed from statement to statement.
-- ``KILL QUERY`` does not know which connection a statement came from. A statement ends in a
-  comment that no other one has (``Call.marker``), or carries it as ``log_comment``.
+- ``KILL QUERY`` does not know which connection a statement came from. A statement carries a text
+  that no other one has (``Call.marker``) in its ``log_comment``, or ends in it as a comment, which
+  is lost where the statement has parameters.
 """
 
 from __future__ import annotations
@@ -272,7 +273,7 @@ def kill(session: Session, call: Call) -> None:
             return
         session.query(
             "KILL QUERY WHERE endsWith(query, {comment:String})"
-            " OR Settings['log_comment'] = {marker:String} ASYNC",
+            " OR endsWith(Settings['log_comment'], {marker:String}) ASYNC",
             "Null",
             {"comment": f"-- {call.marker}", "marker": call.marker},
         )

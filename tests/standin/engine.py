@@ -146,7 +146,9 @@ class Engine:
         query.check()
         try:
             if access.readonly != 1:
-                session.apply(access.settings)
+                # The comment that it is found by is lost where it has parameters.
+                found_by = {"log_comment": query.marker} if access.parameters else {}
+                session.apply({**access.settings, **found_by})
             return session.query(
                 f"{self.emulated(sql, access.user)}\n-- {query.marker}",
                 output_format,
@@ -359,7 +361,9 @@ class Engine:
                 return
             with self._kill_lock, contextlib.suppress(EngineError):
                 self._control.query(
-                    f"KILL QUERY WHERE endsWith(query, '-- {query.marker}') ASYNC", "Null"
+                    f"KILL QUERY WHERE endsWith(query, '-- {query.marker}')"
+                    f" OR Settings['log_comment'] = '{query.marker}' ASYNC",
+                    "Null",
                 )
             if query.done.wait(pause_s):
                 return

@@ -90,7 +90,8 @@ class Running:
             " r.database AS current_database FROM values('marker String, user String,"
             " query_id String, interface UInt8, elapsed Float64, is_cancelled UInt8,"
             f" query String, database String', {rows}) AS r"
-            " LEFT JOIN (SELECT *, extract(query, '-- (standin:[0-9]+)$') AS marker"
+            " LEFT JOIN (SELECT *, extract("
+            "concat(query, '-- ', Settings['log_comment']), '-- (standin:[0-9]+)') AS marker"
             " FROM system.processes) AS p ON r.marker = p.marker)"
         )
 
