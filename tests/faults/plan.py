@@ -78,11 +78,12 @@ class SilenceBroker(Struct, frozen=True, kw_only=True):
 
 
 class RefuseInserts(Struct, frozen=True, kw_only=True):
-    """ClickHouse refuses some inserts with one code."""
+    """ClickHouse refuses some inserts with one code, perhaps although it stored them."""
 
     code: int
     name: str
     text: str
+    at: Point
     times: int
     table: Table
 
@@ -134,17 +135,29 @@ Fault = (
     | RecreateTopic
 )
 
+
+class _Refusal(Struct, frozen=True):
+    """An error of ClickHouse; ``is_definite``: nothing is stored where it is answered."""
+
+    code: int
+    name: str
+    text: str
+    is_definite: bool = True
+
+
+_IN_VIEW = "Value passed to 'throwIf' is non-zero: while pushing to view faults.list_readings"
 _REFUSALS = (
-    (252, "TOO_MANY_PARTS", "Too many parts (300). Merges are slower than inserts"),
-    (241, "MEMORY_LIMIT_EXCEEDED", "Memory limit (total) exceeded"),
-    (242, "TABLE_IS_READ_ONLY", "Table is in readonly mode"),
-    (159, "TIMEOUT_EXCEEDED", "Timeout exceeded: elapsed 30 s"),
-    (209, "SOCKET_TIMEOUT", "Timeout exceeded while reading from socket"),
-    (202, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many simultaneous queries"),
-    (319, "UNKNOWN_STATUS_OF_INSERT", "Unknown status of the insert"),
-    (999, "KEEPER_EXCEPTION", "Coordination error: Connection loss"),
-    (469, "VIOLATED_CONSTRAINT", "Constraint `c` for table is violated"),
-    (60, "UNKNOWN_TABLE", "Table does not exist"),
+    _Refusal(252, "TOO_MANY_PARTS", "Too many parts (300). Merges are slower than inserts"),
+    _Refusal(241, "MEMORY_LIMIT_EXCEEDED", "Memory limit (total) exceeded", is_definite=False),
+    _Refusal(242, "TABLE_IS_READ_ONLY", "Table is in readonly mode"),
+    _Refusal(159, "TIMEOUT_EXCEEDED", "Timeout exceeded: elapsed 30 s", is_definite=False),
+    _Refusal(209, "SOCKET_TIMEOUT", "Timeout exceeded while reading", is_definite=False),
+    _Refusal(202, "TOO_MANY_SIMULTANEOUS_QUERIES", "Too many simultaneous queries"),
+    _Refusal(319, "UNKNOWN_STATUS_OF_INSERT", "Unknown status of insert", is_definite=False),
+    _Refusal(999, "KEEPER_EXCEPTION", "Coordination error: Connection loss", is_definite=False),
+    _Refusal(395, "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO", _IN_VIEW, is_definite=False),
+    _Refusal(469, "VIOLATED_CONSTRAINT", "Constraint `c` for table is violated"),
+    _Refusal(60, "UNKNOWN_TABLE", "Table does not exist"),
 )
 
 
@@ -212,7 +225,7 @@ def _fault(
     kind: type[Struct],
     rng: random.Random,
     steps: Iterator[tuple[str, str]],
-    refusals: Iterator[tuple[int, str, str]],
+    refusals: Iterator[_Refusal],
 ) -> Fault:
     table: Table = rng.choice(("readings", "readings", "readings", "readings_quarantine"))
     at: Point = rng.choice(("query", "data", "before", "after", "after"))
@@ -229,9 +242,14 @@ def _fault(
     if kind is SilenceBroker:
         return SilenceBroker(for_s=rng.uniform(0.5, 4.0))
     if kind is RefuseInserts:
-        code, name, text = next(refusals)
+        refusal = next(refusals)
         return RefuseInserts(
-            code=code, name=name, text=text, times=rng.randrange(1, 4), table=table
+            code=refusal.code,
+            name=refusal.name,
+            text=refusal.text,
+            at="before" if refusal.is_definite else rng.choice(("before", "after")),
+            times=rng.randrange(1, 4),
+            table=table,
         )
     if kind is SlowInserts:
         return SlowInserts(seconds=rng.uniform(0.5, 3.0), times=rng.randrange(1, 4))

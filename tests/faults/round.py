@@ -167,8 +167,13 @@ class Round:
         standin = self._world.standin
         match fault:
             case p.RefuseInserts():
-                about = {"code": fault.code, "name": fault.name, "text": fault.text}
-                standin.fault("refuse", table=fault.table, times=fault.times, **about)
+                about: dict[str, object] = {
+                    "code": fault.code,
+                    "name": fault.name,
+                    "text": fault.text,
+                }
+                about |= {"at": fault.at, "table": fault.table}
+                standin.fault("refuse", times=fault.times, **about)
             case p.SlowInserts():
                 standin.fault("delay", table=TABLE, seconds=fault.seconds, times=fault.times)
             case p.CutEngine():
