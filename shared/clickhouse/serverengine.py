@@ -327,8 +327,9 @@ class ServerClickHouse:
             # Their threads would keep the process alive.
             self._pool.abort()
             raise
-        await self._face.close()
-        await self._parsing.close()
+        finally:
+            await self._face.close()
+            await self._parsing.close()
 
 
 def _limit_s(statement: Statement) -> float | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ingest.lease import take_lease
 from ingest.log.facts import LocalLogFacts
 from ingest.messages import decode_metadata
 from ingest.worker import Worker
+from shared.clickhouse import failures
 from shared.clickhouse.contract import Insert, Run, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
@@ -183,3 +186,12 @@ async def test_a_repair_that_lost_its_lease_stores_nothing(
     with pytest.raises(ConflictError, match="ran out and was taken"):
         await audit(operator, AuditArguments(rig.name, repair=True))
     assert await rig.one("SELECT count() FROM EV") == ["5"]
+
+
+async def test_the_codes_of_the_policy_are_those_that_the_engine_means(rig: Rig) -> None:
+    text = inspect.getsource(failures)
+    named = {int(code): name for code, name in re.findall(r"(\d+),  # ([A-Z0-9_]{4,})", text)}
+    assert len(named) > 70
+    codes = ", ".join(map(str, named))
+    found = await rig.one(f"SELECT errorCodeToName(arrayJoin([{codes}]))")
+    assert found == list(named.values())

@@ -42,6 +42,8 @@ def text(code: int, name: str, body: str = "Something") -> str:
         ),
         (text(27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED"), InsertRefusedError),
         (text(469, "VIOLATED_CONSTRAINT"), InsertRefusedError),
+        (text(306, "TOO_DEEP_RECURSION"), InsertRefusedError),
+        (text(563, "CANNOT_READ_MAP_FROM_TEXT"), InsertRefusedError),
         (text(60, "UNKNOWN_TABLE"), InsertFatalError),
         (text(16, "NO_SUCH_COLUMN_IN_TABLE"), InsertFatalError),
         (text(27, "X_Y_Z", "Cannot parse: while pushing to view db.mv (uuid)"), InsertViewError),
