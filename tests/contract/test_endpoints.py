@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 from urllib.parse import quote
 
@@ -314,6 +315,28 @@ async def test_a_slow_reader_neither_holds_the_engine_nor_runs_into_its_time_lim
         async for piece in pieces:
             size += len(piece)
     assert size > 25 * MEGABYTE
+
+
+async def test_a_large_answer_is_held_in_flat_memory_however_slowly_it_is_read(rig: Rig) -> None:
+    rig.endpoint("wide", "SELECT repeat('x', 1000) AS held FROM numbers(38000)")
+
+    async def is_gone() -> bool:
+        return not await rig.running("held")
+
+    tracemalloc.start()
+    try:
+        async with rig.client.stream("GET", "/v0/pipes/wide.csv") as response:
+            pieces = response.aiter_bytes()
+            size = len(await anext(pieces))
+            # Everything has been taken from the engine, and next to nothing sent.
+            await until(is_gone)
+            async for piece in pieces:
+                size += len(piece)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size > 36 * MEGABYTE
+    assert peak_bytes < 12 * MEGABYTE
 
 
 # The list -----------------------------------------------------------------------------------------
