@@ -7,6 +7,7 @@ commit), each in order and in one partition.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from shared.errors import LogUnavailableError, SaturatedError
 log = structlog.get_logger(__name__)
 
 _LAST_FLUSH_S = 10.0
+_CONNECT_PAUSE_S = 1.0
 
 
 class KafkaLogOptions(Struct, frozen=True, kw_only=True):
@@ -73,6 +75,8 @@ class KafkaLog:
         )
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
+        self._refusal: LogUnavailableError | None = None
+        self._refused_until_s = 0.0
         self._calls: dict[Partition, list[_Call]] = {}
         self._flushing: dict[Partition, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -146,18 +150,7 @@ class KafkaLog:
             _fail(group, error.message)
             return
         batches = self._batches(producer, group)
-        futures: list[asyncio.Future[Any]] = []
-        failure: BaseException | None = None
-        try:
-            for batch in batches:
-                number = partition.number
-                sent = await producer.send_batch(batch, partition.topic, partition=number)
-                futures.append(sent)
-        except kafka_errors.KafkaError as error:
-            failure = error
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        offsets = [None if isinstance(a, BaseException) else a.offset for a in answers]
-        failure = next((a for a in answers if isinstance(a, BaseException)), failure)
+        offsets, failure = await self._acknowledged(producer, partition, batches)
         if failure is not None:
             # Its numbering of batches has a hole now, which the broker would refuse.
             self._discard(producer)
@@ -166,10 +159,49 @@ class KafkaLog:
             bases = offsets[call.first[0] : call.last[0] + 1]
             known = [base for base in bases if base is not None]
             if len(known) <= call.last[0] - call.first[0]:
-                _fail([call], f"{type(failure).__name__} {failure}".strip())
+                _fail([call], _reason(failure))
             elif not call.future.done():
                 first, end = known[0] + call.first[1], known[-1] + call.last[1]
                 call.future.set_result(Appended(partition, first, end))
+
+    async def _acknowledged(
+        self, producer: AIOKafkaProducer, partition: Partition, batches: Sequence[object]
+    ) -> tuple[list[int | None], BaseException | None]:
+        """The offsets of the batches, None where one was not acknowledged, and why.
+
+        The library would try for ever, because the batches are numbered; callers would wait and
+        their events lie in memory.
+        """
+        limit_s = self._options.request_timeout_s
+        futures: list[asyncio.Future[Any]] = []
+        failure: BaseException | None = None
+        try:
+            async with asyncio.timeout(limit_s):
+                for batch in batches:
+                    number = partition.number
+                    sent = await producer.send_batch(batch, partition.topic, partition=number)
+                    # It may fail when nobody asks any more.
+                    sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    futures.append(sent)
+                await asyncio.wait(futures)
+        except kafka_errors.KafkaError as error:
+            failure = error
+        except TimeoutError:
+            failure = LogUnavailableError(
+                f"no answer within {limit_s:g} s; they may have been appended all the same"
+            )
+        offsets: list[int | None] = []
+        for future in futures:
+            if future.cancelled() or not future.done():
+                offsets.append(None)
+            elif (problem := future.exception()) is not None:
+                offsets.append(None)
+                failure = failure or problem
+            else:
+                offsets.append(future.result().offset)
+        if failure is None and None in offsets:
+            failure = LogUnavailableError("the producer stopped")
+        return offsets, failure
 
     def _batches(self, producer: AIOKafkaProducer, group: list[_Call]) -> list[object]:
         """The records of the calls as batches of the log; notes where each call lies."""
@@ -195,6 +227,9 @@ class KafkaLog:
     async def _started(self) -> AIOKafkaProducer:
         async with self._connecting:
             if self._producer is None:
+                if self._refusal is not None and time.monotonic() < self._refused_until_s:
+                    # Who waited for the attempt that failed need not wait for another.
+                    raise self._refusal
                 producer = AIOKafkaProducer(
                     **self._connection.client_options(),
                     acks="all",
@@ -208,7 +243,10 @@ class KafkaLog:
                         await producer.start()
                 except (kafka_errors.KafkaError, TimeoutError) as error:
                     await producer.stop()
-                    raise self._connection.failure("Kafka does not answer", error) from error
+                    self._refusal = self._connection.failure("Kafka does not answer", error)
+                    self._refused_until_s = time.monotonic() + _CONNECT_PAUSE_S
+                    raise self._refusal from error
+                self._refusal = None
                 self._producer = producer
             return self._producer
 
@@ -252,4 +290,13 @@ async def _stop(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(_LAST_FLUSH_S):
             await producer.stop()
     except (kafka_errors.KafkaError, TimeoutError) as error:
-        log.warning("producer_not_stopped", error=str(error))
+        log.warning("producer_not_stopped", error=str(error) or "it waits for the broker")
+        # Else it goes on in the background, with everything that it was given.
+        await producer._sender.close()  # noqa: SLF001 - there is no other way to end it
+        await producer.client.close()
+
+
+def _reason(failure: BaseException | None) -> str:
+    if isinstance(failure, LogUnavailableError):
+        return failure.message
+    return f"{type(failure).__name__} {failure}".strip()

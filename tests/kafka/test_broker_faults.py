@@ -12,6 +12,7 @@ from msgspec import structs
 
 from deploy.kafka.broker import HOST, Broker
 from ingest.chunk import Partition
+from ingest.log.kafka import KafkaLog, KafkaLogOptions
 from ingest.log.kafka_connection import plain_connection
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.errors import LogUnavailableError
@@ -156,3 +157,30 @@ async def test_a_commit_that_is_not_answered_makes_the_member_leave(
     assert source.holds(found[0])
     assert await source.commit(found[0], 0, "known")
     await source.close()
+
+
+async def test_a_producer_hears_in_time_that_the_broker_is_silent_and_nothing_of_it_stays_behind(
+    broker: Broker,
+) -> None:
+    options = KafkaLogOptions(request_timeout_s=1.0)
+    kafka = KafkaLog(plain_connection(broker.bootstrap_servers), options)
+    topic = f"silent-{random.randrange(1 << 40):x}"
+    await kafka.append(topic, [b"before"])
+    broker.suspend()
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(LogUnavailableError, match="no answer within 1 s"):
+                await kafka.append(topic, [b"lost"])
+        assert "inflight=0" in repr(kafka)
+    finally:
+        broker.resume()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                appended = await kafka.append(topic, [b"after"])
+            except LogUnavailableError:
+                await asyncio.sleep(0.2)
+            else:
+                break
+    assert appended.next > appended.first
+    await kafka.close()
