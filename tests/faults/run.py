@@ -56,7 +56,7 @@ async def run_rounds(
             if happened.is_settled:
                 figures = _settled(place, happened)
             else:
-                verify_alarm(place)
+                verify_alarm(place, happened.truth)
             _count(outcome, happened, figures)
             say(f"  {figures or 'held'} in {time.monotonic() - started_s:.0f} s")
             place.ask(f"DROP DATABASE {place.name} SYNC")

@@ -71,10 +71,7 @@ def verify(place: Place, truth: Sequence[Record], *, engine_died: bool) -> Figur
     """
     wanted = {r.place: r.message.id for r in truth if r.message.fate == "stored"}
     bad = {r.place for r in truth if r.message.fate == "quarantined"}
-    stored = [
-        ((int(s), int(p), int(o)), int(i))
-        for s, p, o, i in place.ask(f"SELECT __stream, __partition, __offset, id FROM DB.{TABLE}")
-    ]
+    stored = _stored(place)
     _same("table", wanted.items(), stored)
     quarantined = [
         (int(s), int(p), int(o))
@@ -90,6 +87,11 @@ def verify(place: Place, truth: Sequence[Record], *, engine_died: bool) -> Figur
         tombstones=len(truth) - len(wanted) - len(bad),
         view_lacks=_verify_views(place, [i for i in wanted.values() if i], engine_died),
     )
+
+
+def _stored(place: Place) -> list[tuple[tuple[int, int, int], int]]:
+    rows = place.ask(f"SELECT __stream, __partition, __offset, id FROM DB.{TABLE}")
+    return [((int(s), int(p), int(o)), int(i)) for s, p, o, i in rows]
 
 
 def _verify_views(place: Place, ids: Sequence[int], engine_died: bool) -> int:
@@ -151,13 +153,15 @@ def verify_audit(place: Place, truth: Sequence[Record]) -> None:
     assert counted == wanted, f"audit counts {counted}, there are {wanted}"
 
 
-def verify_alarm(place: Place) -> None:
-    """A loss was announced: there must be one, and operators must be told of it.
+def verify_alarm(place: Place, truth: Sequence[Record]) -> None:
+    """A loss was announced: there must be one, operators must be told of it, nothing be doubled.
 
     Raises:
-        AssertionError: Nothing was lost, or nobody is told.
+        AssertionError: It is not so.
     """
     assert orphans_of(place, TABLE), "held, although the engine has lost nothing"
+    wanted = Counter((r.place, r.message.id) for r in truth if r.message.fate == "stored")
+    _same("table", [], (Counter(_stored(place)) - wanted).elements())
     audited = _audit(place)
     assert not audited["is_ok"], audited
     assert any("not in the table" in part["held_because"] for part in audited["partitions"])
