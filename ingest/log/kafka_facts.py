@@ -106,7 +106,11 @@ class KafkaLogFacts:
     async def move(self, group: str, partition: Partition, position: Position) -> None:
         """See ``LogFacts``: the broker takes it only while the group has no members."""
         consumer = AIOKafkaConsumer(
-            group_id=group, **self._connection.client_options(), **self._fetch
+            group_id=group,
+            # It would commit once more when it stops, without the metadata.
+            enable_auto_commit=False,
+            **self._connection.client_options(),
+            **self._fetch,
         )
         tp = TopicPartition(partition.topic, partition.number)
         try:
