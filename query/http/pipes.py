@@ -46,7 +46,7 @@ from shared.errors import AppError
 from shared.observe.metrics import Metrics
 from shared.web.compression import Encoding, negotiate
 from shared.web.errors import JSON_MEDIA_TYPE, require_method
-from shared.web.guards import authenticate, query_pairs
+from shared.web.guards import authenticate, query_parameters, url_pairs
 
 METHODS = ("GET", "HEAD", "POST")
 
@@ -169,13 +169,13 @@ class _PipesApi:
         scope: HTTPScope,
         body: Mapping[str, object],
     ) -> tuple[Planned, Order]:
-        pairs = query_pairs(scope["query_string"])
-        planned = await self._plan(grant, name, pairs, body)
+        query_string = scope["query_string"]
+        planned = await self._plan(grant, name, query_string, body)
         return planned, Order(
             statement=planned.statement(
                 format_.clickhouse,
                 limits=tightened(self._services.limits, grant.limits),
-                settings=output_settings({**dict(pairs), **body}),
+                settings=output_settings({**query_parameters(query_string), **body}),
             ),
             media_type=format_.media_type,
             size_key=f"{name}.{format_.ending}",
@@ -188,15 +188,15 @@ class _PipesApi:
         self,
         grant: Grant,
         name: str,
-        pairs: list[tuple[str, str]],
+        query_string: bytes,
         body: Mapping[str, object],
     ) -> Planned:
         # The grant came first, so that nobody learns names of pipes that are not theirs.
         serving = self._services.serving
         pipe, node = serving.endpoint(name)
-        arguments = merge_arguments(pairs, body, grant.fixed_params(name))
+        arguments = merge_arguments(url_pairs(query_string), body, grant.fixed_params(name))
         planned = await serving.planner.plan(pipe, node, arguments, grant=grant)
-        over = body.get("q", dict(pairs).get("q"))
+        over = body.get("q", query_parameters(query_string).get("q"))
         # Forms send fields that nobody has filled in.
         if over not in (None, ""):
             planned = await over_result(serving.parse, planned, str(over))
@@ -205,7 +205,7 @@ class _PipesApi:
     async def _explain(self, name: str, grant: Grant, scope: HTTPScope) -> Explanation:
         services = self._services
         limits = tightened(services.limits, grant.limits)
-        pairs = query_pairs(scope["query_string"])
+        pairs = url_pairs(scope["query_string"])
         return await explain_endpoint(
             services.serving, services.clickhouse, limits, grant, name, pairs
         )

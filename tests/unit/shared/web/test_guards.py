@@ -1,9 +1,13 @@
+from urllib.parse import parse_qsl
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from litestar.types import Scope
 
 from shared.auth.tokens import ADMIN, AdminTokenStore
 from shared.errors import AuthenticationError
-from shared.web.guards import authenticate, query_pairs, query_parameters
+from shared.web.guards import authenticate, query_pairs, query_parameters, url_pairs
 
 STORE = AdminTokenStore("p.the-only-token-é")
 RIGHT = "p.the-only-token-é".encode()
@@ -66,3 +70,15 @@ def test_query_strings_of_any_bytes_are_read(query: bytes, parameters: dict[str,
 
 def test_pairs_keep_their_order_and_repetitions() -> None:
     assert query_pairs(b"b=1&a=&b=2") == [("b", "1"), ("a", ""), ("b", "2")]
+
+
+@given(
+    st.binary()
+    | st.lists(st.sampled_from(["a", "=", "&", "%41", "+", "%", "%ff", "é", ";", "%2B"]))
+    .map("".join)
+    .map(str.encode)
+)
+def test_a_query_string_is_read_as_the_standard_library_reads_it(text: bytes) -> None:
+    decoded = text.decode("utf-8", "replace")
+    expected = parse_qsl(decoded, keep_blank_values=True, errors="replace")
+    assert query_pairs(text) == expected == list(url_pairs(text))
