@@ -222,7 +222,8 @@ def show(found: Freshness) -> None:
     """Print the figures."""
     print(
         f"  {ROWS_PER_S:,} rows/s: p50 {found.p50_s:.2f} s, p99 {found.p99_s:.2f} s,"
-        f" slowest {found.max_s:.2f} s; {found.cpu_us_per_row:.2f} us CPU a row;"
+        f" slowest {found.max_s:.2f} s; {found.cpu_us_per_row:.2f} us CPU a row, watching it"
+        " included;"
         f" load average {found.load_average:.1f} on {os.cpu_count()} cores"
     )
 
