@@ -107,7 +107,7 @@ class ParameterError(UserError):
 
 
 class TemplateCustomError(UserError):
-    """What a template raised on purpose with ``error()`` or ``custom_error()``.
+    """What a template raised on purpose; ``custom_error()`` may choose another status.
 
     Args:
         body: What the caller gets instead of the usual envelope.
@@ -124,7 +124,7 @@ class TemplateCustomError(UserError):
 
 
 class QueryError(UserError):
-    """ClickHouse refused the SQL.
+    """The SQL was refused: ClickHouse cannot run it, or it does what is not allowed here.
 
     Args:
         message: ClickHouse's own text, without version and stack.
@@ -184,7 +184,7 @@ class ConflictError(UserError):
 
 
 class TooLargeError(UserError):
-    """A body, line or result over its limit."""
+    """A body, a line, a result or the memory of a query over its limit."""
 
     code = "too_large"
     http_status = 413
