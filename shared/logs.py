@@ -17,6 +17,9 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _MASK = "***"
+# How long a line of the Kafka client stands for its repetitions, and how many are remembered.
+_REPEATED_AFTER_S = 30.0
+_MOST_SAID = 1_000
 _SECRET_KEYS = frozenset(
     {"token", "admin_token", "authorization", "password", "secret", "clickhouse_url"}
 )
@@ -132,11 +135,33 @@ def _route_libraries(shared: list[Processor], final: Processor, stream: TextIO, 
         library.handlers = []
         library.propagate = True
         library.setLevel(logging.NOTSET)
-    # Whoever asked the Kafka client for something reports that nobody answers; once is enough.
-    logging.getLogger("aiokafka").addFilter(_is_news)
+    # On the handler: a filter on a logger is not asked about those below it.
+    handler.addFilter(_News())
     # A line for each request would hold query strings, and cost more than the request.
     logging.getLogger("uvicorn.access").disabled = True
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Unable connect to")
+class _News(logging.Filter):
+    """Keeps back what the Kafka client says again and again while no broker answers.
+
+    Ten times a second for each consumer, and whoever asked it for something reports that too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is to be written."""
+        if not record.name.startswith("aiokafka"):
+            return True
+        if str(record.msg).startswith("Unable connect to"):
+            return False
+        key = (record.name, record.getMessage())
+        last_s = self._said_s.get(key)
+        if last_s is not None and record.created - last_s < _REPEATED_AFTER_S:
+            return False
+        if len(self._said_s) >= _MOST_SAID:
+            self._said_s.clear()
+        self._said_s[key] = record.created
+        return True

@@ -106,3 +106,34 @@ class ClosedPipe(io.StringIO):
 def test_a_log_that_cannot_be_written_does_not_fail_who_logs() -> None:
     configure_logging(stream=ClosedPipe())
     structlog.get_logger().info("nobody hears this")
+
+
+def test_what_the_kafka_client_repeats_is_written_once_in_a_while() -> None:
+    stream = io.StringIO()
+    configure_logging(stream=stream)
+    fetcher = logging.getLogger("aiokafka.consumer.fetcher")
+    for _ in range(50):
+        fetcher.error("Failed fetch messages from %s", 1)
+        logging.getLogger("aiokafka").error("Unable connect to node with id %s", 1)
+    fetcher.error("Failed fetch messages from %s", 2)
+    logging.getLogger("other").error("again")
+    logging.getLogger("other").error("again")
+    assert [line["event"] for line in lines(stream)] == [
+        "Failed fetch messages from 1",
+        "Failed fetch messages from 2",
+        "again",
+        "again",
+    ]
+
+
+def test_a_line_of_the_kafka_client_comes_again_after_half_a_minute() -> None:
+    stream = io.StringIO()
+    configure_logging(stream=stream)
+    (handler,) = logging.getLogger().handlers
+    for created_s in (100.0, 129.0, 131.0):
+        record = logging.makeLogRecord(
+            {"name": "aiokafka.conn", "msg": "x", "levelno": logging.ERROR, "levelname": "ERROR"}
+        )
+        record.created = created_s
+        handler.handle(record)
+    assert len(lines(stream)) == 2
