@@ -40,7 +40,10 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
             what: The sentence before the reason.
             error: What the library raised; it does not tell why a broker hung up on us.
         """
-        reason = f"{type(error).__name__} {error}".replace("\n", " ").strip()
+        name = type(error).__name__
+        # The library's own text names itself.
+        text = str(error).removeprefix(f"{name}: ").rstrip(".")
+        reason = f"{name} {text}".replace("\n", " ").strip()
         hint = None
         if isinstance(error, KafkaConnectionError):
             reason = f"no connection to {self.bootstrap_servers}"
