@@ -67,6 +67,11 @@ class Batcher:
         return self._closed is None and not self._chunks
 
     @property
+    def size_bytes(self) -> int:
+        """Of the raw values that were not taken yet."""
+        return self._bytes + (self._closed.size_bytes if self._closed is not None else 0)
+
+    @property
     def has_closed(self) -> bool:
         """Whether a batch has reached its limits."""
         return self._closed is not None

@@ -33,6 +33,8 @@ class Claim:
         self._excluded = excluded
         self._landing = landing
         self._notes: list[tuple[int, str]] = []
+        # Whether nothing of the partition was ever read; any other beginning is an alarm.
+        self.is_first = False
 
     async def prepare(self) -> Assigned:
         """The event that begins the delivery of the partition; may be repeated after an error.
@@ -74,6 +76,7 @@ class Claim:
                 "nothing was ever committed and KAFKA_AUTO_OFFSET_RESET is error:"
                 " commit an offset for the group, or set earliest or latest"
             )
+        self.is_first = not self._notes
         self._notes.append((found.start, "nothing was committed before"))
         return found.start
 

@@ -34,7 +34,9 @@ class Intake:
         self._source = source
         self._budget = budget
         self._clock = clock
+        self._limits = limits
         self._batcher = Batcher(limits)
+        self._is_parked = self._is_shut = False
         self._read_to = 0
         self._abandoned = False
         self._changed = asyncio.Event()
@@ -61,6 +63,11 @@ class Intake:
         return self._batcher.is_full
 
     @property
+    def size_bytes(self) -> int:
+        """Of the raw values that were not taken yet."""
+        return self._batcher.size_bytes
+
+    @property
     def opened_s(self) -> float | None:
         """When the oldest record came that was not taken yet; None when there is none."""
         return self._batcher.opened_s
@@ -74,15 +81,39 @@ class Intake:
         """Let records through, from this offset."""
         self._read_to = offset
         self._source.open(self._partition, offset)
+        if self._is_parked:
+            self._source.pause(self._partition)
 
     def add(self, chunk: Chunk, decoded: Decoded) -> None:
         """Records that follow the ones before; pauses the partition when there are enough."""
+        if self._is_shut:
+            return
         now_s = self._clock.monotonic()
         self._batcher.add(chunk, decoded, first=self._read_to, now_s=now_s)
         self._read_to = chunk.next
         if self._batcher.is_full:
             self._source.pause(self._partition)
         self._changed.set()
+
+    def park(self) -> None:
+        """Read nothing more until ``unpark``: others need the memory."""
+        self._is_parked = True
+        self._source.pause(self._partition)
+
+    def unpark(self) -> None:
+        """Undo ``park``."""
+        self._is_parked = False
+        self._go_on()
+
+    def shut(self) -> None:
+        """Read nothing more, and forget what was read: the partition waits for a person."""
+        self._is_shut = True
+        self._batcher = Batcher(self._limits)
+        self._source.pause(self._partition)
+
+    def _go_on(self) -> None:
+        if not (self._is_parked or self._is_shut or self._batcher.is_full):
+            self._source.resume(self._partition)
 
     def finish(self) -> None:
         """Nothing more comes; what is there is due."""
@@ -125,7 +156,7 @@ class Intake:
 
     def _take(self) -> Batch:
         batch = self._batcher.take()
-        self._source.resume(self._partition)
+        self._go_on()
         return batch
 
     async def _wait_for_turn(self) -> None:

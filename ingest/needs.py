@@ -41,7 +41,8 @@ class PartitionNeeds(Struct, frozen=True, kw_only=True):
     """What the partitions of one data source share.
 
     ``name`` is the data source's, ``schema`` its revision. ``on_settled`` is told of a partition
-    that ended without an open range, ``on_held`` that one waits for an operator.
+    that ended without an open range, ``on_held`` that one waits for an operator, ``on_room`` that
+    one holds less in memory.
     """
 
     name: str
@@ -57,3 +58,4 @@ class PartitionNeeds(Struct, frozen=True, kw_only=True):
     decode: Callable[[Chunk], Awaitable[Decoded]]
     on_settled: Callable[[Partition], None]
     on_held: Callable[[], None]
+    on_room: Callable[[], None]

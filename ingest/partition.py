@@ -73,6 +73,12 @@ class PartitionDelivery:
         """Everything below is stored or quarantined."""
         return self._state.position
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the raw values in memory."""
+        taken = (b for b in (self._current, self._waiting) if b is not None and b.blocks)
+        return self.intake.size_bytes + sum(batch.size_bytes for batch in taken)
+
     def age_s(self, now_s: float) -> float:
         """How long the oldest record in memory that is not stored has been there."""
         batch = self._current if self._current is not None else self._waiting
@@ -109,9 +115,8 @@ class PartitionDelivery:
         claim = Claim(self._needs.name, self._assignment, self._needs.excluded, self._landing)
         assigned = await self._patiently("claim", claim.prepare)
         for entry in claim.entries(self._clock.now_ms()):
-            log.info(
-                "position_found", datasource=entry.datasource, offset=entry.first, why=entry.note
-            )
+            say = log.info if claim.is_first else log.warning
+            say("position_found", datasource=entry.datasource, offset=entry.first, why=entry.note)
             self._record(entry)
         todo = deque[Action](self._tell(assigned))
         while todo or self._state.phase is not Phase.LOST:
@@ -134,9 +139,10 @@ class PartitionDelivery:
         return taken.actions
 
     async def _perform(self, action: Action) -> Event | None:
-        self._needs.observer.step(self._partition, type(action).__name__.lower(), "before")
+        name = type(action).__name__.lower()
+        self._needs.observer.step(self._partition, name, "before")
         event = await self._act(action)
-        self._needs.observer.step(self._partition, type(action).__name__.lower(), "after")
+        self._needs.observer.step(self._partition, name, "after")
         return event
 
     async def _act(self, action: Action) -> Event | None:
@@ -167,8 +173,6 @@ class PartitionDelivery:
                 self._close(action)
             case messages.Hold():
                 self._hold(action.reason)
-                now_ms = self._clock.now_ms()
-                self._record(alarm_entry(self._state, self._partition, action.reason, now_ms))
             case messages.Drop() if not self._abandoned:
                 await asyncio.sleep(1.0)
                 await self._source.release(self._partition)
@@ -176,8 +180,12 @@ class PartitionDelivery:
 
     def _hold(self, reason: str) -> None:
         self.held = reason
+        self._current = self._waiting = None
+        self.intake.shut()
         self._needs.on_held()
         self._alarm("partition_held", reason=reason)
+        state = structs.replace(self._state, stream=self._assignment.stream)
+        self._record(alarm_entry(state, self._partition, reason, self._clock.now_ms()))
 
     async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Repeat until ClickHouse and the log answer; the partition waits meanwhile."""
@@ -225,13 +233,8 @@ class PartitionDelivery:
         self._current = await self._reread_batch(action.first, action.next)
         start, end = await self._patiently("read", lambda: self._source.bounds(self._partition))
         is_certain = await self._remembers()
-        log.info(
-            "range_recovered",
-            datasource=state.name,
-            first=action.first,
-            next=action.next,
-            certain=is_certain,
-        )
+        facts = {"first": action.first, "next": action.next, "certain": is_certain}
+        log.info("range_recovered", datasource=state.name, **facts)
         return messages.Reread(log_start=start, log_end=end, is_certain=is_certain)
 
     async def _remembers(self) -> bool:
@@ -294,18 +297,16 @@ class PartitionDelivery:
         )
         # Its rows are not needed any more, what was rejected is; the next batch takes their place.
         self._current = structs.replace(batch, blocks=())
+        self._needs.on_room()
         self._prefetch()
-        is_doubtful = self._landing.needs_verification and (
-            summary.boot_id != _intent(self._state).boot
-        )
-        return messages.Stored(is_doubtful)
+        is_new_boot = summary.boot_id != _intent(self._state).boot
+        return messages.Stored(is_doubtful=is_new_boot and self._landing.needs_verification)
 
     def _prefetch(self) -> None:
         """Hand a batch that is due to the protocol, so that the closing commit declares it."""
-        if self._waiting is None and not self._state.draining and self._state.is_flowing:
-            batch = self.intake.take_due()
-            if batch is not None:
-                self._tell(self._ready(batch))
+        may_follow = self._waiting is None and not self._state.draining and self._state.is_flowing
+        if may_follow and (batch := self.intake.take_due()) is not None:
+            self._tell(self._ready(batch))
 
     def _ready(self, batch: Batch) -> messages.Ready:
         self._waiting = batch
@@ -341,9 +342,9 @@ class PartitionDelivery:
 
     async def _report_gap(self, action: messages.ReportGap) -> None:
         missing = await self._ranges.lost(self._state, action.first, action.next)
-        count = sum(run.count for run in missing)
-        if not count:
+        if not missing:
             return
+        count = sum(run.count for run in missing)
         self._alarm("records_lost", first=action.first, next=action.next, count=count)
         self._needs.observer.lost(count)
         for entry in gap_entries(self._state, self._partition, missing, self._clock.now_ms()):

@@ -4,7 +4,8 @@
 ``ingest/delivery.py`` decides, one action after another. Decoding goes on while a batch is being
 inserted: one more may be closed, and a third be filled. Backpressure: when that one is full too,
 the partition is paused while polling goes on; the log holds what producers send meanwhile. So a
-partition keeps at most three batches in memory: in flight, closed, and open.
+partition keeps at most three batches in memory: in flight, closed, and open; many partitions with
+a backlog less, see ``ingest/memory.py``.
 
 Shutdown, under one deadline: stop reading; close every open batch; let each partition finish the
 range under way and close it without a following intent; what does not fit into the time, or fails
@@ -14,6 +15,7 @@ again and again, is left in the log and is repeated under the same token by the 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -23,6 +25,7 @@ from ingest.batch import BatchLimits, InsertBudget
 from ingest.chunk import Chunk, Decoded, Partition
 from ingest.excluded import ExcludedStore
 from ingest.landing import Landing
+from ingest.memory import MemoryBudget
 from ingest.needs import PartitionNeeds
 from ingest.observe import PipelineObserver, Watched
 from ingest.partition import PartitionDelivery
@@ -69,6 +72,7 @@ class Pipeline:
         clock: Where time comes from.
         observer: Told what happens.
         excluded: Keeps what does not fit into a commit.
+        memory: How much may wait in memory, shared with other pipelines.
     """
 
     def __init__(
@@ -81,7 +85,10 @@ class Pipeline:
         clock: Clock,
         observer: PipelineObserver,
         excluded: ExcludedStore,
+        memory: MemoryBudget,
     ) -> None:
+        self._memory = memory
+        self._parked: deque[tuple[Partition, PartitionDelivery]] = deque()
         self.settings = settings
         self.source = source
         self._decoder = landing.decoder
@@ -99,6 +106,7 @@ class Pipeline:
             decode=self._decode,
             on_settled=self._settled,
             on_held=lambda: observer.held(len(self.held)),
+            on_room=self._make_room,
         )
         self._partitions: dict[Partition, PartitionDelivery] = {}
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
@@ -134,6 +142,7 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 await self._read(group, recover_only=recover_only)
         finally:
+            self._memory.leave(self.settings.name)
             await self.source.close()
             self._decoder_thread.shutdown(wait=False)
 
@@ -165,6 +174,8 @@ class Pipeline:
                 self.stop()
             for chunk in poll.chunks:
                 await self._feed(chunk)
+            # Others may have made it.
+            self._make_room()
             self._watch()
 
     def _take(self, group: asyncio.TaskGroup, assignment: Assignment) -> None:
@@ -212,6 +223,31 @@ class Pipeline:
             self._newest_ms[chunk.partition] = chunk.timestamps_ms[-1]
         if self._partitions.get(chunk.partition) is holder:
             holder.intake.add(chunk, decoded)
+            self._keep_within_memory()
+
+    def _keep_within_memory(self) -> None:
+        """Let every partition wait in the log while too much is in memory."""
+        if self._room_bytes() > 0:
+            return
+        parked = {id(partition) for _, partition in self._parked}
+        for key, partition in self._partitions.items():
+            if id(partition) not in parked:
+                partition.intake.park()
+                self._parked.append((key, partition))
+
+    def _make_room(self) -> None:
+        """Read on where it has waited longest, as many partitions as there is room for batches."""
+        room_bytes = self._room_bytes()
+        while self._parked and room_bytes > 0:
+            key, partition = self._parked.popleft()
+            if self._partitions.get(key) is partition:
+                partition.intake.unpark()
+                room_bytes -= self.settings.limits.max_bytes
+
+    def _room_bytes(self) -> int:
+        name = self.settings.name
+        self._memory.report(name, sum(p.held_bytes for p in self._partitions.values()))
+        return self._memory.room_bytes(name)
 
     def _give_up(self) -> None:
         """Stop without committing what was read; ranges under way are completed."""

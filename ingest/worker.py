@@ -14,6 +14,7 @@ from ingest.batch import BatchLimits
 from ingest.chunk import Partition
 from ingest.excluded import ClickHouseExcludedStore
 from ingest.landing import Landing
+from ingest.memory import MemoryBudget
 from ingest.observe import PipelineObserver
 from ingest.pipeline import Pipeline, PipelineSettings, finish
 from ingest.progress import Progress
@@ -46,7 +47,8 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     """What all pipelines of a worker share.
 
     ``looks_for_leftovers``: records in the topic of a data source that takes no events are
-    mentioned in the log; only where the topic costs nothing to read.
+    mentioned in the log; only where the topic costs nothing to read. ``memory_bytes`` of values may
+    wait in memory, rows made of them not counted.
     """
 
     topic_prefix: str = "events."
@@ -54,6 +56,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     limits: BatchLimits = BatchLimits()
     inserts_per_second: float = 4.0
     max_quarantine_ratio: float = 1.0
+    memory_bytes: int = 512 << 20
 
 
 class _Running(Struct, kw_only=True):
@@ -99,6 +102,7 @@ class Worker:
         self._wanted: Mapping[str, Datasource] = {}
         self._refused: dict[str, Datasource] = {}
         self._excluded = ClickHouseExcludedStore(clickhouse)
+        self._memory = MemoryBudget(max(settings.memory_bytes, settings.limits.max_bytes))
 
     def __repr__(self) -> str:
         return f"Worker(running={sorted(self._running)})"
@@ -231,6 +235,7 @@ class Worker:
             clock=self._clock,
             observer=self._observe(datasource.name),
             excluded=self._excluded,
+            memory=self._memory,
         )
 
     async def recover(self, datasources: Iterable[Datasource]) -> None:

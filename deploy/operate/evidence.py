@@ -31,12 +31,14 @@ class PartitionEvidence(Struct, frozen=True, kw_only=True):
 
     @property
     def alarm(self) -> str:
-        """Why the range that is open waits for a person; empty where it does not."""
-        after = self.evidence.after
-        notes = [
-            e.note for e in self.evidence.recorded if e.kind == "alarm" and e.first == after.offset
-        ]
-        return notes[-1] if notes and after.next is not None else ""
+        """Why the partition waits for a person; empty where it does not."""
+        after, facts = self.evidence.after, self.facts
+        is_ended = facts is not None and (after.offset is None or after.offset > facts.end)
+        if after.next is None and not is_ended:
+            return ""
+        place = after.offset or 0
+        alarms = [e for e in self.evidence.recorded if e.kind == "alarm" and e.first == place]
+        return alarms[-1].note if alarms else ""
 
 
 class Deletions(Struct, frozen=True, kw_only=True):

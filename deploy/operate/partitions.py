@@ -108,10 +108,11 @@ async def _states(services: OperatorServices, datasource: Datasource) -> list[Pa
 
 
 def _alarm(facts: PartitionFacts, standing: Standing, alarms: Sequence[Recorded]) -> str:
-    """Why the open range of a partition waits, as far as the ledger knows."""
-    if standing.next is None:
+    """Why a partition waits, as far as the ledger knows."""
+    is_before_end = standing.offset is not None and standing.offset <= facts.end
+    if standing.next is None and is_before_end:
         return ""
-    place = (facts.partition.number, facts.stream, standing.offset)
+    place = (facts.partition.number, facts.stream, standing.offset or 0)
     notes = [a.note for a in alarms if (a.partition, a.stream, a.first) == place]
     return notes[-1] if notes else ""
 
@@ -189,7 +190,13 @@ async def _resolve(
         p for p in gathered.partitions if p.facts and p.origin.partition == arguments.partition
     )
     facts, after = found.facts, found.evidence.after
-    assert facts is not None and after.offset is not None and after.next is not None
+    assert facts is not None
+    if after.offset is None or after.next is None:
+        raise BadRequestError(
+            f"Partition {arguments.partition} of {datasource.name} has no open range that could be"
+            " given up: it waits at its position.",
+            hint="Stop the workers and move the group with Kafka's own tools, then start them.",
+        )
     whole = Range(after.offset, after.next)
     position = (await log.positions(feed.group, feed.topic))[arguments.partition]
     # Committed once as it is: this is refused while a worker reads elsewhere.

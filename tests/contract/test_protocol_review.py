@@ -12,20 +12,28 @@ import pytest
 from msgspec import structs
 
 from deploy.operate.audit import AuditArguments, audit
-from deploy.operate.partitions import ResolveArguments, resolve
+from deploy.operate.partitions import (
+    PartitionsArguments,
+    ResolveArguments,
+    list_partitions,
+    resolve,
+)
 from deploy.operate.services import Feed, OperatorServices
+from ingest.batch import BatchLimits
 from ingest.chunk import Chunk, Partition
 from ingest.held import LeaseLostError
 from ingest.landing import Landing
 from ingest.lease import take_lease
 from ingest.log.facts import LocalLogFacts
+from ingest.log.local import open_local_log
+from ingest.memory import MemoryBudget
 from ingest.messages import decode_metadata
 from ingest.worker import Worker
 from shared.clickhouse import failures
 from shared.clickhouse.contract import Insert, Run, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
-from shared.errors import ConflictError
+from shared.errors import BadRequestError, ConflictError
 from shared.model.resources import Datasource
 from tests.contract.delivery_rig import CLOCK, FaultyEngine, Rig, kill
 from tests.contract.operate_rig import execute, open_operate_rig, services
@@ -195,3 +203,62 @@ async def test_the_codes_of_the_policy_are_those_that_the_engine_means(rig: Rig)
     codes = ", ".join(map(str, named))
     found = await rig.one(f"SELECT errorCodeToName(arrayJoin([{codes}]))")
     assert found == list(named.values())
+
+
+async def test_many_partitions_with_a_backlog_are_read_within_the_memory_there_is(
+    rig: Rig, tmp_path: Path
+) -> None:
+    log = open_local_log(tmp_path / "wide")
+    rig.log, rig.limits = log, BatchLimits(max_rows=500, max_age_s=0.05)
+    try:
+        topic = f"events.{rig.name}"
+        await log.create_topic(topic, partitions=30)
+        value = b'{"id": 1, "ts": "2024-01-01 00:00:00", "more": "' + b"x" * 1_000 + b'"}'
+        ends: dict[Partition, int] = {}
+        for _ in range(240):
+            appended = await log.append(topic, [value] * 100)
+            ends[appended.partition] = appended.next
+        most = 0
+
+        def watch(partition: Partition, action: str, moment: str) -> None:
+            nonlocal most
+            pipeline = worker._running[rig.name].pipeline
+            most = max(most, sum(p.held_bytes for p in pipeline._partitions.values()))
+
+        worker = rig.idle_worker(watch)
+        worker._memory = MemoryBudget(2 << 20)
+        worker.start({rig.name: rig.datasource})
+        for partition, next_ in ends.items():
+            await rig.stored(partition, next_)
+        await finish(rig, worker)
+        assert await rig.one("SELECT count(), uniqExact(__partition, __offset) FROM EV") == [
+            "24000",
+            "24000",
+        ]
+        # 24 MB wait in the log; one poll may come on top of what is allowed.
+        assert 1 << 20 < most < 13 << 20
+    finally:
+        await log.close()
+
+
+async def test_a_log_that_ends_before_the_position_is_shown_as_held_and_cannot_be_skipped(
+    rig: Rig,
+) -> None:
+    partition, next_ = await rig.send(3)
+    worker = rig.worker()
+    await rig.stored(partition, next_)
+    await finish(rig, worker)
+    committed = await rig.log.committed(rig.name, partition)
+    assert committed is not None
+    await rig.log.commit(rig.name, partition, 50, committed.metadata)
+    worker = rig.worker()
+    async with asyncio.timeout(10):
+        while not worker.held:  # noqa: ASYNC110 - it comes to it in tasks of its own
+            await asyncio.sleep(0.01)
+    await finish(rig, worker)
+    listed = await list_partitions(services(rig), PartitionsArguments(rig.name))
+    assert "the log ends at 3" in listed.partitions[0].held_because
+    assert not (await audit(services(rig), AuditArguments(rig.name))).is_ok
+    arguments = ResolveArguments(datasource=rig.name, partition=0, way="skip")
+    with pytest.raises(BadRequestError, match="no open range"):
+        await resolve(services(rig), arguments)
