@@ -1,4 +1,4 @@
-"""What resources say about each other: names taken twice, targets and connections that are not."""
+"""What resources say about each other: names and groups taken twice, targets that are not."""
 
 from __future__ import annotations
 
@@ -48,6 +48,27 @@ def check_links(
             if owner in declared.get("datasource", ()):
                 message = f"'{datasource.name}' is the quarantine table of '{owner}'."
                 diagnostics.error("reserved_name", message, datasource.span)
+    _check_groups(workspace, sources, diagnostics)
+
+
+def _check_groups(
+    workspace: Workspace, sources: Mapping[str, SourceFile], diagnostics: Diagnostics
+) -> None:
+    """Report groups that two data sources share on one topic: each would get a part of it."""
+    first: dict[tuple[str, str, str], str] = {}
+    for datasource in workspace.datasources.values():
+        kafka = datasource.kafka
+        if kafka is None or datasource.span is None:
+            continue
+        owner = first.setdefault((kafka.connection, kafka.topic, kafka.group_id), datasource.name)
+        if owner != datasource.name:
+            diagnostics.error(
+                "duplicate_name",
+                f"Group '{kafka.group_id}' reads topic '{kafka.topic}' for data source '{owner}'"
+                " already: each of the two would get a part of the records.",
+                _option_span(sources, datasource.span, "KAFKA_GROUP_ID"),
+                "Give each data source a KAFKA_GROUP_ID of its own.",
+            )
 
 
 def _check_node(

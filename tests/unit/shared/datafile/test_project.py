@@ -161,3 +161,14 @@ def test_a_long_line_of_nonsense_is_read_in_linear_time(text: str) -> None:
     # A parser that looks through the rest of the line at every character would take minutes.
     lines = "".join(f"{command} {text * 20_000}\n" for command in ("TAGS", "DESCRIPTION"))
     assert parse_project([("a.datasource", f"SCHEMA >\n    a String\n{lines}")]).files
+
+
+def test_two_data_sources_do_not_share_a_group_on_one_topic() -> None:
+    kafka = "KAFKA_CONNECTION_NAME k\nKAFKA_TOPIC t\nKAFKA_GROUP_ID {}\n"
+    connection = ("k.connection", "TYPE kafka\nKAFKA_BOOTSTRAP_SERVERS b:9092\n")
+    files = [(f"{name}.datasource", SCHEMA + kafka.format("g")) for name in ("one", "two")]
+    (found,) = parse_project([connection, *files]).diagnostics
+    assert (found.severity, found.span.path) == ("error", "two.datasource")
+    assert "for data source 'one' already" in found.message
+    files[1] = ("two.datasource", SCHEMA + kafka.format("h"))
+    assert parse_project([connection, *files]).diagnostics == ()
