@@ -44,6 +44,10 @@ class KillWorker(Struct, frozen=True):
     """``kill -9`` at this moment."""
 
 
+class KillAllInserting(Struct, frozen=True):
+    """``kill -9`` of every worker; what one of them inserts goes on until others took over."""
+
+
 class SuspendWorker(Struct, frozen=True, kw_only=True):
     """SIGSTOP for longer than the session, then SIGCONT; ``is_inserting``: amid a slow insert."""
 
@@ -121,6 +125,7 @@ class RecreateTopic(Struct, frozen=True):
 Fault = (
     DieAtStep
     | KillWorker
+    | KillAllInserting
     | SuspendWorker
     | JoinWorker
     | LeaveWorker
@@ -179,7 +184,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 # Most rounds leave the engine alive: what a plain server loses with its life is another question.
 _KINDS: tuple[type[Struct], ...] = (
     *(DieAtStep, DieAtStep, DieAtStep, DieAtStep),
-    *(KillWorker, SuspendWorker, SuspendWorker, JoinWorker, LeaveWorker),
+    *(KillWorker, KillAllInserting, SuspendWorker, SuspendWorker, JoinWorker, LeaveWorker),
     *(KillBroker, CutBroker, CutBroker, SilenceBroker),
     *(RefuseInserts, RefuseInserts, SlowInserts, CutEngine, CutEngine),
     *(AddPartitions, RecreateTopic),

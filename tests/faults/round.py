@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 from msgspec import Struct, field
 
 from ingest.log.kafka_connection import plain_connection
 from ingest.log.kafka_facts import KafkaLogFacts
 from ingest.messages import decode_metadata
+from shared.errors import LogUnavailableError
 from tests.chaos.site import wait_until_dead
 from tests.faults import plan as p
 from tests.faults.messages import messages
@@ -110,6 +112,8 @@ class Round:
                 if worker := self._workers.any():
                     self._workers.kill(worker)
                     self._workers.start()
+            case p.KillAllInserting():
+                await self._kill_all_inserting()
             case p.SuspendWorker():
                 await self._suspend(fault)
             case p.JoinWorker():
@@ -129,6 +133,14 @@ class Round:
         if worker := self._workers.any():
             self._workers.kill(worker)
         self._workers.start(fault.action, fault.moment, str(fault.count))
+
+    async def _kill_all_inserting(self) -> None:
+        delay = {"at": "before", "table": TABLE, "seconds": SESSION_S + 2.0}
+        self._world.standin.fault("delay", **delay)
+        await self._wait(0.5)
+        for worker in list(self._workers.alive):
+            self._workers.kill(worker)
+            self._workers.start()
 
     async def _suspend(self, fault: p.SuspendWorker) -> None:
         worker = self._workers.any()
@@ -216,8 +228,10 @@ class Round:
         async with asyncio.timeout(SETTLE_TIMEOUT_S):
             while True:
                 self._workers.replace_dead()
-                if await self._is_done():
-                    return True
+                with suppress(LogUnavailableError):
+                    # The broker may have come back a moment ago.
+                    if await self._is_done():
+                        return True
                 if self.happened.engine_died and self._workers.said("partition_held"):
                     return False
                 await asyncio.sleep(0.2)

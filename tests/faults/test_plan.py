@@ -23,7 +23,7 @@ def test_a_few_rounds_have_every_kind_of_fault() -> None:
 
 
 def test_workers_die_at_every_step_in_turn() -> None:
-    faults = [s.fault for n in range(12) for s in plan_round(SEED, n).steps]
+    faults = [s.fault for n in range(14) for s in plan_round(SEED, n).steps]
     steps = [(f.action, f.moment) for f in faults if isinstance(f, DieAtStep)]
     assert len(steps) > len(STEPS)
     assert set(steps[: len(STEPS)]) == set(STEPS)
