@@ -107,6 +107,7 @@ async def start_role(
         assert feed is not None
         recorder = open_ledger(service, clickhouse, metrics, name)
         ingestion = _worker(parts, feed, recorder)
+        checks["pipelines"] = ingestion.check
     if role in ("events", "serve"):
         assert feed is not None
         routes += events_routes(parts, feed.log, feed.watermarks, feed.topic_of)

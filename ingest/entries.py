@@ -10,6 +10,9 @@ from ingest.messages import State
 from ingest.runs import clip_runs, merge_runs
 from shared.clickhouse.contract import Run
 
+# Instead of a number, where something concerns the whole data source.
+EVERY_PARTITION = -1
+
 
 def batch_entry(
     state: State,
@@ -55,6 +58,21 @@ def alarm_entry(state: State, partition: Partition, reason: str, at_ms: int) -> 
         walk=state.walk,
         first=state.position,
         next=state.position if state.intent is None else state.intent.next,
+        note=reason,
+        at_ms=at_ms,
+    )
+
+
+def stopped_entry(name: str, topic: str, reason: str, at_ms: int) -> LedgerEntry:
+    """The pipeline of a data source stopped by itself, with all its partitions."""
+    return LedgerEntry(
+        kind="alarm",
+        datasource=name,
+        topic=topic,
+        partition=EVERY_PARTITION,
+        stream=0,
+        first=0,
+        next=0,
         note=reason,
         at_ms=at_ms,
     )

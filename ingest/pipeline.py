@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from ingest.batch import BatchLimits, InsertBudget
 from ingest.chunk import Chunk, Decoded, Partition
+from ingest.entries import stopped_entry
 from ingest.excluded import ExcludedStore
 from ingest.landing import Landing
 from ingest.memory import MemoryBudget
@@ -217,7 +218,7 @@ class Pipeline:
         chunk = holder.left_out(chunk)
         decoded = await self._decode(chunk)
         if not self._limit.add(len(chunk.offsets), len(decoded.rejections)):
-            self._give_up()
+            self._give_up(chunk.partition.topic)
             return
         if chunk.timestamps_ms:
             self._newest_ms[chunk.partition] = chunk.timestamps_ms[-1]
@@ -249,12 +250,15 @@ class Pipeline:
         self._memory.report(name, sum(p.held_bytes for p in self._partitions.values()))
         return self._memory.room_bytes(name)
 
-    def _give_up(self) -> None:
+    def _give_up(self, topic: str) -> None:
         """Stop without committing what was read; ranges under way are completed."""
         self.gave_up = (
             f"{self._limit.text} are bad, more than max_quarantine_ratio"
             f" {self.settings.max_quarantine_ratio:g} allows"
         )
+        now_ms = self._needs.clock.now_ms()
+        entry = stopped_entry(self.settings.name, topic, self.gave_up, now_ms)
+        self._needs.observer.recorded(entry)
         self._stopping.set()
         for partition in self._partitions.values():
             partition.intake.abandon()

@@ -21,7 +21,7 @@ from ingest.progress import Progress
 from ingest.source.contract import Source
 from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
-from shared.errors import AppError, LogUnavailableError
+from shared.errors import AppError, LogUnavailableError, UnavailableError
 from shared.model.identity import DEDUPLICATION_WINDOW
 from shared.model.resources import Datasource
 
@@ -41,6 +41,13 @@ def schema_revision(datasource: Datasource) -> str:
 def takes_events(datasource: Datasource) -> bool:
     """Whether any column has a JSON path; a view fills the table where none has."""
     return any(column.jsonpath is not None for column in datasource.columns)
+
+
+def _problem(error: BaseException) -> BaseException:
+    """What a group of one is about."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class WorkerSettings(Struct, frozen=True, kw_only=True):
@@ -115,6 +122,21 @@ class Worker:
     def held(self) -> dict[Partition, str]:
         """Partitions that wait for an operator, and why."""
         return {p: why for r in self._running.values() for p, why in r.pipeline.held.items()}
+
+    async def check(self) -> None:
+        """Return where the pipelines run.
+
+        Raises:
+            UnavailableError: One has stopped by itself, or could not be started.
+        """
+        stopped = {n: r.pipeline.gave_up for n, r in self._running.items() if r.pipeline.gave_up}
+        stopped |= dict.fromkeys(self._refused, "its connection cannot be used; see the log")
+        if stopped:
+            reasons = "; ".join(f"'{name}' stopped: {why}" for name, why in sorted(stopped.items()))
+            raise UnavailableError(
+                f"Not everything is read: {reasons}.",
+                hint="Mend the data source and deploy it, or start this process again.",
+            )
 
     def start(self, datasources: Mapping[str, Datasource]) -> None:
         """Run a pipeline for each of these data sources and for no other; their tables exist.
@@ -211,7 +233,12 @@ class Worker:
                 log.error("pipeline_stopped", datasource=name, reason=why)
                 self._observe(name).stopped(is_stopped=True)
             return
-        log.error("pipeline_failed", datasource=name, exc_info=error)
+        problem = _problem(error)
+        if isinstance(problem, AppError):
+            # Not a mistake of ours, so one line is enough.
+            log.error("pipeline_failed", datasource=name, error=str(problem), code=problem.code)
+        else:
+            log.error("pipeline_failed", datasource=name, exc_info=error)
         asyncio.get_running_loop().call_later(RESTART_AFTER_S, self._restart, name, task)
 
     def _restart(self, name: str, failed: asyncio.Task[None]) -> None:

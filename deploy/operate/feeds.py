@@ -9,6 +9,7 @@ from deploy.operate.guarantee import Level, duration
 from deploy.operate.health import Check
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Standing
+from ingest.entries import EVERY_PARTITION
 from ingest.ledger import Recorded
 from ingest.log.facts import LogFacts, LogTraits, PartitionFacts
 from shared.errors import UnavailableError
@@ -16,6 +17,8 @@ from shared.model.resources import Datasource
 
 # A range takes less than a second; one that is open for longer waits for something.
 LONG_OPEN_S = 60
+# How long the end of a pipeline may take.
+STOPPING_MS = 20_000
 # Share of the retention that the oldest record not yet stored may have used up.
 LATE_SHARE, LOSING_SHARE = 0.5, 0.9
 
@@ -47,6 +50,7 @@ async def _checks(
     alarms = await services.ledger.entries(datasource.name, kinds=("alarm",))
     now_ms = services.clock.now_ms()
     checks = [*trait_checks(feed.topic, traits)]
+    checks += await _stopped(services, datasource.name, alarms)
     for facts in partitions:
         standing = stands.get(facts.partition.number, Standing())
         checks += open_checks(datasource.name, facts, standing, alarms, now_ms)
@@ -54,6 +58,27 @@ async def _checks(
     late = sum(_waiting(f, stands) for f in partitions)
     text = f"{len(partitions)} partitions of {feed.topic}, {late:,} records not stored yet."
     return [*checks, Check(subject=datasource.name, level="ok", text=text)]
+
+
+async def _stopped(
+    services: OperatorServices, datasource: str, alarms: Sequence[Recorded]
+) -> list[Check]:
+    """Whether the pipeline stopped by itself and nothing was stored since."""
+    stops = [alarm for alarm in alarms if alarm.partition == EVERY_PARTITION]
+    if not stops:
+        return []
+    # Ranges that were under way are completed after the stop.
+    stored = await services.ledger.batches_since(stops[-1].at_ms + STOPPING_MS)
+    if stored.get(datasource):
+        return []
+    return [
+        Check(
+            subject=datasource,
+            level="bad",
+            text=f"A worker stopped reading: {stops[-1].note}.",
+            fix="Mend the data source or the producer, then deploy or start the workers again.",
+        )
+    ]
 
 
 def _waiting(facts: PartitionFacts, stands: Mapping[int, Standing]) -> int:

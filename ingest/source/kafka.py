@@ -235,9 +235,11 @@ class KafkaSource:
             if self._revoked:
                 revoked, self._revoked = tuple(self._revoked), set()
                 return Poll(revoked=revoked)
-            if self._fresh:
-                return await self._resolve(consumer)
+            # Also while a broker does not tell where partitions begin: a member that does not poll
+            # is put out of its group, joins again, and is put out again.
             with polling(consumer):
+                if self._fresh:
+                    return await self._resolve(consumer)
                 chunks = self._drain(consumer, max_rows, max_bytes)
                 if not chunks:
                     await wait_for_records(consumer, self._changed, timeout_s)

@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from deploy.operate.audit import AuditArguments, audit
+from deploy.operate.feeds import feed_checks
 from deploy.operate.partitions import (
     PartitionsArguments,
     ResolveArguments,
@@ -33,7 +34,7 @@ from shared.clickhouse import failures
 from shared.clickhouse.contract import Insert, Run, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
-from shared.errors import BadRequestError, ConflictError
+from shared.errors import BadRequestError, ConflictError, UnavailableError
 from shared.model.resources import Datasource
 from tests.contract.delivery_rig import CLOCK, FaultyEngine, Rig, kill
 from tests.contract.operate_rig import execute, open_operate_rig, services
@@ -262,3 +263,32 @@ async def test_a_log_that_ends_before_the_position_is_shown_as_held_and_cannot_b
     arguments = ResolveArguments(datasource=rig.name, partition=0, way="skip")
     with pytest.raises(BadRequestError, match="no open range"):
         await resolve(services(rig), arguments)
+
+
+async def test_a_pipeline_that_stopped_is_said_until_it_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.operate.feeds.STOPPING_MS", 1_000)
+    assert rig.recorder is not None
+    await rig.send(0, bad=12_000)
+    worker = rig.idle_worker()
+    worker._settings = structs.replace(worker._settings, max_quarantine_ratio=0.5)
+    worker.start({rig.name: rig.datasource})
+    await worker.check()
+    async with asyncio.timeout(20):
+        await asyncio.wait({worker._running[rig.name].task})
+    with pytest.raises(UnavailableError, match=r"latest .* rows are bad"):
+        await worker.check()
+    await finish(rig, worker)
+    said = [c.text for c in await feed_checks(services(rig), rig.datasource) if c.level == "bad"]
+    assert any("stopped reading" in text for text in said)
+    worker = rig.worker()
+    async with asyncio.timeout(20):
+        while said:
+            await rig.stored(*await rig.send(5))
+            await rig.recorder.flush()
+            checks = await feed_checks(services(rig), rig.datasource)
+            said = [check.text for check in checks if check.level == "bad"]
+    await worker.check()
+    await finish(rig, worker)
+    await rig.assert_exactly_once(quarantined=12_000)

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from msgspec import structs
 
 from ingest.chunk import Partition
+from ingest.source.contract import Poll
 from ingest.source.kafka import KafkaSource
 from shared.clickhouse.contract import ClickHouse, Insert, Statement, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
@@ -150,3 +152,20 @@ async def test_many_refused_rows_leave_the_commit_for_the_store(rig: Rig) -> Non
     assert await rig.one("SELECT sum(n) FROM EV_view_target") == ["200"]
     assert await rig.one("SELECT uniqExact(__offset) FROM EV_quarantine") == ["200"]
     assert int((await rig.one("SELECT count() FROM pipehouse.excluded_offsets"))[0]) > 0
+
+
+async def test_finding_out_where_partitions_begin_counts_as_polling(rig: Rig) -> None:
+    source = rig.source()
+    idle: list[float] = []
+
+    async def resolve(consumer: AIOKafkaConsumer) -> Poll:
+        await asyncio.sleep(0.05)
+        idle.append(consumer._subscription.fetcher_idle_time)
+        return Poll()
+
+    source._resolve = resolve  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        while not idle:
+            await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)
+    await source.close()
+    assert idle == [0]
