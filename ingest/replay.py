@@ -16,7 +16,7 @@ the same token, so that ClickHouse drops what it has, in the table and in each v
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from ingest.batch import Batch
 from ingest.chunk import Partition, Rejection
 from ingest.landing import Landing
 from ingest.lease import Lease, take_lease
+from ingest.ledger import Ledger
 from ingest.messages import Holding, Intent
 from ingest.replay_decode import ReadLog, RecordDecoder
 from ingest.replay_store import (
@@ -47,8 +48,8 @@ GROUP_ROWS = 10_000
 class ReplayNeeds(Struct, frozen=True, kw_only=True):
     """What a replay works with, beside the data source.
 
-    ``positions`` are what the group has committed, by stream and partition: records at or behind
-    them belong to ranges that are open. ``read`` asks the log, None where it cannot be asked.
+    ``positions`` asks what the group has committed, by stream and partition: records at or behind
+    that belong to ranges that are open. ``read`` asks the log, None where it cannot be asked.
     ``on_step`` is told of every step before it is done; tests end the replay there.
     """
 
@@ -56,7 +57,7 @@ class ReplayNeeds(Struct, frozen=True, kw_only=True):
     clock: Clock
     window: int
     holder: str
-    positions: Mapping[tuple[int, int], int] = msgspec.field(default_factory=dict)
+    positions: Callable[[], Awaitable[Mapping[tuple[int, int], int]]] | None = None
     read: ReadLog | None = None
     on_step: Callable[[str], None] = lambda step: None
 
@@ -152,7 +153,7 @@ class Replay:
             yield await self._sorted(place, records)
 
     async def _sorted(self, place: Place, records: Sequence[Quarantined]) -> _Group:
-        position = self._needs.positions.get((place.stream, place.partition))
+        position = await self._position(place)
         closed = [r for r in records if position is None or r.offset < position]
         in_flight = len(records) - len(closed)
         closed = [r for r in closed if r.offset not in self._stuck.get(place, ())]
@@ -170,6 +171,12 @@ class Replay:
             changed=_changed(bad, closed),
             in_flight=in_flight,
         )
+
+    async def _position(self, place: Place) -> int | None:
+        """Asked each time: a group may be moved back while a replay runs."""
+        if self._needs.positions is None:
+            return None
+        return (await self._needs.positions()).get((place.stream, place.partition))
 
     # Storing ----------------------------------------------------------------------------------
 
@@ -245,16 +252,35 @@ class Replay:
             await self._leave_quarantine(announcement)
             return
         offsets = announcement.offset_list()
+        position = await self._position(announcement.place)
+        if position is not None and offsets[-1] >= position:
+            self._stuck.setdefault(announcement.place, set()).update(offsets)
+            self._report.in_flight += len(offsets)
+            return
         records = await self._store.records_at(announcement.place, offsets)
         batch, _ = await self._decoder.decode(announcement.place, records)
         is_same = batch.row_count == len(offsets) and announcement.schema == self._schema
-        if is_same and await self._remembers(announcement):
+        if is_same and await self._is_repeatable(announcement):
             # Also where the table has it already: that heals views.
             await self._insert(announcement, batch)
             return
         await self._look(announcement, batch, is_whole=batch.row_count == len(offsets))
 
-    async def _remembers(self, announcement: Announcement) -> bool:
+    async def _is_repeatable(self, announcement: Announcement) -> bool:
+        """Whether the token is remembered, and no pipeline had the records since.
+
+        A group that was moved back may have stored them under a token of its own.
+        """
+        offsets = announcement.offset_list()
+        batches = await Ledger(self._needs.clickhouse).entries(
+            self._name,
+            kinds=("batch",),
+            stream=announcement.stream,
+            partition=announcement.partition,
+            overlapping=(offsets[0], offsets[-1] + 1),
+        )
+        if any(batch.at_ms >= announcement.begun_ms for batch in batches):
+            return False
         intent = Intent(next=0, at_ms=announcement.begun_ms, boot="", schema=announcement.schema)
         return await self._landing.remembers(intent)
 

@@ -236,7 +236,7 @@ async def replay_quarantine(services: OperatorServices, arguments: ReplayArgumen
         clock=services.clock,
         window=DEDUPLICATION_WINDOW,
         holder=services.worker,
-        positions=await _closed_positions(feed),
+        positions=lambda: _closed_positions(feed),
         read=feed.log.read if feed.log is not None else None,
     )
     replay = Replay(datasource, schema_revision(datasource), needs)

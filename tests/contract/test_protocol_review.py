@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from deploy import ddl
 from deploy.operate.audit import AuditArguments, audit
 from deploy.operate.feeds import feed_checks
 from deploy.operate.partitions import (
@@ -29,13 +30,15 @@ from ingest.log.facts import LocalLogFacts
 from ingest.log.local import open_local_log
 from ingest.memory import MemoryBudget
 from ingest.messages import decode_metadata
-from ingest.worker import Worker
+from ingest.replay import Replay, ReplayNeeds
+from ingest.replay_store import Selection
+from ingest.worker import Worker, schema_revision
 from shared.clickhouse import failures
-from shared.clickhouse.contract import Insert, Run, Summary
+from shared.clickhouse.contract import Insert, Run, Statement, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clock import Deadline
 from shared.errors import BadRequestError, ConflictError, UnavailableError
-from shared.model.resources import Datasource
+from shared.model.resources import Column, Datasource
 from tests.contract.delivery_rig import CLOCK, FaultyEngine, Rig, kill
 from tests.contract.operate_rig import execute, open_operate_rig, services
 
@@ -292,3 +295,38 @@ async def test_a_pipeline_that_stopped_is_said_until_it_goes_on(
     await worker.check()
     await finish(rig, worker)
     await rig.assert_exactly_once(quarantined=12_000)
+
+
+async def test_a_replay_that_was_cut_off_does_not_double_what_was_read_again_meanwhile(
+    rig: Rig,
+) -> None:
+    worker = rig.worker()
+    partition, next_ = await rig.send(4, bad=2)
+    await rig.stored(partition, next_)
+    await finish(rig, worker)
+    # By now the records are good.
+    mended = rig.datasource = structs.replace(
+        rig.datasource,
+        columns=(Column(name="id", type="String", jsonpath="$.id"), *rig.datasource.columns[1:]),
+    )
+    await execute(rig, "DROP VIEW EV_view")
+    await execute(rig, "DROP TABLE EV SYNC")
+    await rig.engine.execute(Statement(sql=ddl.create_table(rig.engine.database, mended)))
+    await rig.log.commit(rig.name, partition, 0, "")
+
+    def cut(step: str) -> None:
+        if step == "insert":
+            raise RuntimeError("the process ends here")
+
+    needs = ReplayNeeds(
+        clickhouse=rig.engine, clock=CLOCK, window=100_000, holder="test", on_step=cut
+    )
+    with pytest.raises(RuntimeError):
+        await Replay(mended, schema_revision(mended), needs).run(Selection())
+    worker = rig.worker()
+    await rig.stored(*await rig.send(1))
+    await finish(rig, worker)
+    assert await rig.one("SELECT count(), uniqExact(__offset) FROM EV") == ["7", "7"]
+    needs = structs.replace(needs, on_step=lambda step: None)
+    await Replay(mended, schema_revision(mended), needs).run(Selection())
+    assert await rig.one("SELECT count(), uniqExact(__offset) FROM EV") == ["7", "7"]
