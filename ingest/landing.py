@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 CERTAIN_SHARE = 0.5
 # For a search for refused rows, where it exists: a writer may make tables there and nowhere else.
 SCRATCH_DATABASE = "pipehouse_scratch"
+# For how long replicated tables remember tokens; doctor names those that do not.
+REPLICATED_WINDOW_S = 7 * 24 * 3_600
 REFUSED_MESSAGE = "ClickHouse refused this record"
 
 
@@ -272,16 +274,27 @@ class Landing:
     async def remembers(self, intent: Intent) -> bool:
         """Whether the tokens used since the intent are certainly still known.
 
-        The window counts inserts. Block numbers count every part that a table ever got: what the
-        parts from before the intent do not reach is the most that can have been inserted since.
-        Views write to tables of the same database, whose windows are as large.
+        The window counts inserts, and for replicated tables seconds too. Block numbers count every
+        part that a table ever got: what the parts from before the intent do not reach is the most
+        that can have been inserted since. Views write to tables of the same database, whose windows
+        are as large.
         """
         result = await self._clickhouse.fetch(
             Statement(
-                sql="SELECT max(max_block_number)"
+                sql="SELECT sum(used) FROM (SELECT table, max(max_block_number)"
                 " - maxIf(max_block_number, modification_time < fromUnixTimestamp({at:UInt32}))"
-                " FROM system.parts WHERE database = {database:String} GROUP BY table",
-                parameters={"at": intent.at_ms // 1000, "database": self._clickhouse.database},
+                " + if(any(startsWith(engine, 'Replicated')) AND now() >= fromUnixTimestamp("
+                "{at:UInt32} + {certain_s:UInt32}), {window:UInt32}, 0) AS used"
+                " FROM system.parts WHERE database = {database:String}"
+                # Replicated tables number the blocks of each partition.
+                " GROUP BY table, if(startsWith(engine, 'Replicated'), partition_id, ''))"
+                " GROUP BY table",
+                parameters={
+                    "at": intent.at_ms // 1000,
+                    "certain_s": int(REPLICATED_WINDOW_S * CERTAIN_SHARE),
+                    "window": self._window,
+                    "database": self._clickhouse.database,
+                },
                 format="TSV",
             )
         )

@@ -26,6 +26,11 @@ NEEDED_WINDOW = int(DEDUPLICATION_WINDOW * CERTAIN_SHARE)
 _FULL_RATE_PER_HOUR = 4 * 3_600
 _WEEK_S = 7 * 24 * 3_600
 
+_SUSPENDED = (
+    "A worker that is suspended in the moment before it sends, and wakes after the tables have"
+    " forgotten the token, stores a range twice: nothing within the statement stops it."
+)
+
 EXACTLY_ONCE = "exactly once"
 NOT_VERIFIABLE = "exactly once, not verifiable"
 AT_LEAST_ONCE = "at least once"
@@ -76,6 +81,8 @@ def judge(subject: Subject) -> Guarantee:
     if not (table.is_replicated or table.keeps_nothing or subject.engine.repairs_orphans):
         reasons.append(_orphans(subject))
     reasons += [_view_doubt(v) for v in unproven]
+    if not subject.engine.shares_process:
+        reasons.append(_SUSPENDED)
     return Guarantee(
         datasource=subject.datasource.name,
         verdict=verdict,
@@ -124,7 +131,8 @@ def _doubts(subject: Subject) -> Sequence[str]:
     elif not carries_identity(subject.datasource):
         doubts.append(
             f"{engine.name} adds rows up, so they carry no offsets. After an outage that is longer"
-            " than its memory a range is held for an operator, not repeated."
+            " than its memory a range is held for an operator, not repeated. A group that is moved"
+            " back adds its rows again."
         )
     elif "Replacing" in engine.name:
         doubts.append(f"{engine.name} lets newer rows take the place of older ones.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from deploy.operate.guarantee import Subject, covered_s, duration, judge
 from deploy.operate.tables import TableFacts, ViewFacts, table_settings
@@ -67,3 +68,13 @@ def test_settings_are_read_from_the_end_of_an_engine() -> None:
     text = "MergeTree ORDER BY a TTL b + 1 SETTINGS window_x = 5, storage_policy = 'hot'"
     assert table_settings(text) == {"window_x": "5", "storage_policy": "hot"}
     assert table_settings("MergeTree ORDER BY a") == {}
+
+
+@pytest.mark.parametrize(("shares_process", "is_said"), [(False, True), (True, False)])
+def test_what_a_lease_cannot_prevent_is_said_where_workers_are_processes_of_their_own(
+    shares_process: bool, is_said: bool
+) -> None:
+    engine = structs.replace(SERVER, shares_process=shares_process)
+    plain = table("d", "MergeTree", 100_000)
+    found = judge(Subject(datasource=DATASOURCE, table=plain, views=(), engine=engine))
+    assert any("suspended" in reason for reason in found.reasons) is is_said
