@@ -313,7 +313,8 @@ async def test_a_query_said_not_to_read_a_table_answers_the_same_without_it(
 
 async def test_an_analysis_says_what_a_query_reads_and_calls(engine: EmbeddedClickHouse) -> None:
     analysis = await engine.parse(
-        "WITH x AS (SELECT a FROM t WHERE a IN wanted) SELECT sumIf(a, b) AS total, NOW(), {p:String}"
+        "WITH x AS (SELECT a FROM t WHERE a IN wanted)"
+        " SELECT sumIf(a, b) AS total, NOW(), {p:String}"
         " FROM x JOIN y.z USING (a) CROSS JOIN numbers(3) SETTINGS max_threads = 1 FORMAT JSON"
     )
     assert analysis.is_select

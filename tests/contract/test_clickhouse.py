@@ -589,7 +589,7 @@ async def test_a_running_insert_is_found_by_its_id_and_can_be_ended(
     insert = insert_of(database, [{"a": 1}], token="slow", query_id="slow:1-2")
     inserting = asyncio.create_task(clickhouse.insert(insert))
     async with asyncio.timeout(20):
-        while not await clickhouse.running("slow:1-2:"):
+        while not await clickhouse.running("slow:1-2:"):  # noqa: ASYNC110 - the engine tells
             await asyncio.sleep(0.01)
         assert not await clickhouse.running("slow:1-20:")
         await clickhouse.kill("slow:1-2:")

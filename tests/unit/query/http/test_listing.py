@@ -47,7 +47,9 @@ def test_a_parameter_is_listed_with_what_its_template_says_and_where() -> None:
     sql = "SELECT {{Int32(a, 1, description='How many', enum=[1, 2], example='2', format='n')}}"
     nodes = (
         Node(name="first", sql=sql, is_template=True),
-        Node(name="last", sql="SELECT {{Int32(a, 1)}} FROM first", is_template=True, kind="endpoint"),
+        Node(
+            name="last", sql="SELECT {{Int32(a, 1)}} FROM first", is_template=True, kind="endpoint"
+        ),
     )
     reading = Node(name="n", sql="SELECT * FROM own", kind="endpoint")
     workspace = Workspace(
