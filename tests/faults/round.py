@@ -22,6 +22,7 @@ from tests.faults.victim import SESSION_S
 from tests.faults.workers import Workers
 from tests.faults.world import TABLE, Place
 
+START_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 75.0
 
 
@@ -66,7 +67,7 @@ class Round:
             for _ in range(self._plan.workers):
                 self._workers.start()
             self._producers.start()
-            await asyncio.sleep(2.0)
+            await self._wait_for_rows()
             for step in self._plan.steps:
                 await self._wait(step.after_s)
                 self._say(f"  {step.fault}")
@@ -134,21 +135,37 @@ class Round:
             self._workers.kill(worker)
         self._workers.start(fault.action, fault.moment, str(fault.count))
 
+    async def _wait_for_rows(self) -> None:
+        """What goes wrong before anything is stored would go wrong for nobody."""
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while self._place.ask(f"SELECT count() FROM DB.{TABLE}") == [["0"]]:
+                await self._wait(0.1)
+
+    async def _slow_down_an_insert(self, seconds: float) -> None:
+        """Returns when one waits."""
+        standin = self._world.standin
+        standin.clear_faults()
+        standin.fault("delay", at="before", table=TABLE, seconds=seconds)
+        for _ in range(20):
+            await self._wait(0.1)
+            if standin.faults()[0].get("hits"):
+                return
+
     async def _kill_all_inserting(self) -> None:
-        delay = {"at": "before", "table": TABLE, "seconds": SESSION_S + 2.0}
-        self._world.standin.fault("delay", **delay)
-        await self._wait(0.5)
+        lasts_s = SESSION_S + 3.0
+        await self._slow_down_an_insert(lasts_s)
         for worker in list(self._workers.alive):
             self._workers.kill(worker)
             self._workers.start()
+        # Others take over when the session is over, and are at work when the insert arrives.
+        await self._wait(lasts_s)
 
     async def _suspend(self, fault: p.SuspendWorker) -> None:
         worker = self._workers.any()
         if worker is None:
             return
         if fault.is_inserting:
-            self._world.standin.fault("delay", at="before", table=TABLE, seconds=1.0)
-            await self._wait(0.4)
+            await self._slow_down_an_insert(1.0)
         self._workers.suspend(worker)
         await self._wait(SESSION_S + 1.5)
         self._workers.resume(worker)
