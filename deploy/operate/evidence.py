@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct, structs
 
@@ -12,6 +13,7 @@ from deploy.operate.ranges import Range, Ranges, clip, of_offsets, subtract, uni
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Evidence, Standing, standing, unaccounted
 from ingest.chunk import Chunk
+from ingest.ledger import Recorded
 from ingest.log.facts import PartitionFacts
 from ingest.messages import decode_metadata
 from ingest.quarantine import QUARANTINE_SUFFIX
@@ -20,6 +22,9 @@ from shared.model.resources import Datasource
 
 # What is looked for in the log, at most, where tables and ledger do not account for offsets.
 MOST_LOOKED_UP = 1_000_000
+# Entries of the ledger that are read at once, and batches that are kept as one.
+PAGE_ENTRIES = 50_000
+BUNDLE_BATCHES = 1_000
 
 
 class PartitionEvidence(Struct, frozen=True, kw_only=True):
@@ -80,13 +85,11 @@ async def gather(
         current = facts.get(number)
         if current is not None and current.stream != origin.stream:
             current = None
-        recorded = await services.ledger.entries(
-            datasource.name, stream=origin.stream, partition=number
-        )
+        recorded = await _recorded(services, datasource, origin)
         evidence = Evidence(
             held=held.get(origin, Held()),
             quarantined=quarantined.get(origin, ()),
-            recorded=tuple(recorded),
+            recorded=recorded,
             before=before.get(number, Standing()) if current else Standing(),
             after=after.get(number, Standing()) if current else Standing(),
             log=Range(current.start, current.end) if current else None,
@@ -98,6 +101,48 @@ async def gather(
         found.append(PartitionEvidence(origin=origin, facts=current, evidence=evidence))
     strangers = sum(h.rows for o, h in held.items() if not o.stream)
     return Gathered(partitions=tuple(found), strangers=strangers, deletions=deletions)
+
+
+async def _recorded(
+    services: OperatorServices, datasource: Datasource, origin: Origin
+) -> tuple[Recorded, ...]:
+    """What the ledger has of a partition, batches in bundles: there may be millions of them."""
+    read = partial(
+        services.ledger.entries,
+        datasource.name,
+        stream=origin.stream,
+        partition=origin.partition,
+    )
+    others = await read(kinds=("gap", "start", "alarm", "repair"))
+    bundles: list[Recorded] = []
+    low = -1
+    while True:
+        page = await read(kinds=("batch",), overlapping=(low, 1 << 62), limit=PAGE_ENTRIES)
+        bundles += bundled(page)
+        if len(page) < PAGE_ENTRIES or page[-1].first <= low:
+            return (*others, *bundles)
+        # Those that share an offset with the last one come once more, which does no harm.
+        low = page[-1].first
+
+
+def bundled(batches: Sequence[Recorded]) -> list[Recorded]:
+    """Batches that follow each other as one, ``BUNDLE_BATCHES`` at most."""
+    found: list[list[Recorded]] = []
+    for batch in batches:
+        last = found[-1] if found else []
+        if last and last[-1].next == batch.first and len(last) < BUNDLE_BATCHES:
+            last.append(batch)
+        else:
+            found.append([batch])
+    return [
+        structs.replace(
+            several[0],
+            next=several[-1].next,
+            absent=tuple(run for batch in several for run in batch.absent),
+            at_ms=min(batch.at_ms for batch in several),
+        )
+        for several in found
+    ]
 
 
 async def _begins_with_log(feed: Feed) -> bool:

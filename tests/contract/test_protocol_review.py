@@ -330,3 +330,23 @@ async def test_a_replay_that_was_cut_off_does_not_double_what_was_read_again_mea
     needs = structs.replace(needs, on_step=lambda step: None)
     await Replay(mended, schema_revision(mended), needs).run(Selection())
     assert await rig.one("SELECT count(), uniqExact(__offset) FROM EV") == ["7", "7"]
+
+
+async def test_a_ledger_of_many_pages_proves_as_much_as_one_page(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.operate.evidence.PAGE_ENTRIES", 3)
+    monkeypatch.setattr("deploy.operate.evidence.BUNDLE_BATCHES", 2)
+    worker = rig.worker()
+    for _ in range(8):
+        await rig.stored(*await rig.send(2, bad=1))
+    await finish(rig, worker)
+    # What was quarantined is known to the ledger alone by now.
+    await execute(rig, "TRUNCATE TABLE EV_quarantine")
+    (result,) = (await audit(services(rig), AuditArguments(rig.name))).datasources
+    assert result.is_proven, result
+    verdict = result.partitions[0].verdict
+    assert (verdict.stored, verdict.not_rows) == (16, 8)
+    await execute(rig, "ALTER TABLE EV DELETE WHERE __offset = 21 SETTINGS mutations_sync = 2")
+    (result,) = (await audit(services(rig), AuditArguments(rig.name))).datasources
+    assert [f.kind for f in result.partitions[0].verdict.findings] == ["missing"]
