@@ -38,7 +38,7 @@ dev: $(STAMP)
 # Two at a time: the tests start processes of their own.
 TEST_WORKERS ?= 2
 test: $(STAMP) lint
-	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
