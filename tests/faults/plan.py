@@ -25,6 +25,8 @@ ACTIONS = (
     "quarantine",
     "close",
 )
+# Once an assignment, or now and then.
+_RARE = ("readagain", "lookahead", "open", "search")
 STEPS = tuple((action, moment) for action in ACTIONS for moment in ("before", "after"))
 FAULTS_PER_ROUND = 7
 
@@ -236,7 +238,8 @@ def _fault(
     at: Point = rng.choice(("query", "data", "before", "after", "after"))
     if kind is DieAtStep:
         action, moment = next(steps)
-        return DieAtStep(action=action, moment=moment, count=rng.randrange(1, 4))
+        count = 1 if action in _RARE else rng.randrange(1, 4)
+        return DieAtStep(action=action, moment=moment, count=count)
     if kind is SuspendWorker:
         return SuspendWorker(is_inserting=rng.random() < 0.5)
     if kind is KillBroker:

@@ -23,6 +23,8 @@ from tests.faults.workers import Workers
 from tests.faults.world import TABLE, Place
 
 START_TIMEOUT_S = 30.0
+# Steps that are rare may not be reached in this time.
+DIE_TIMEOUT_S = SESSION_S + 6.0
 SETTLE_TIMEOUT_S = 75.0
 
 
@@ -108,7 +110,7 @@ class Round:
     async def _do(self, fault: p.Fault) -> None:
         match fault:
             case p.DieAtStep():
-                self._replace_by_one_that_dies(fault)
+                await self._replace_by_one_that_dies(fault)
             case p.KillWorker():
                 if worker := self._workers.any():
                     self._workers.kill(worker)
@@ -130,10 +132,14 @@ class Round:
             case p.RecreateTopic():
                 await self._recreate()
 
-    def _replace_by_one_that_dies(self, fault: p.DieAtStep) -> None:
+    async def _replace_by_one_that_dies(self, fault: p.DieAtStep) -> None:
         if worker := self._workers.any():
             self._workers.kill(worker)
-        self._workers.start(fault.action, fault.moment, str(fault.count))
+        dying = self._workers.start(fault.action, fault.moment, str(fault.count))
+        # Until the others have noticed that one is missing, it gets nothing to do.
+        end_s = asyncio.get_running_loop().time() + DIE_TIMEOUT_S
+        while dying in self._workers.alive and asyncio.get_running_loop().time() < end_s:
+            await self._wait(0.1)
 
     async def _wait_for_rows(self) -> None:
         """What goes wrong before anything is stored would go wrong for nobody."""
