@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
-from tests.faults.plan import plan_round
+from tests.faults.plan import FAULTS_PER_ROUND, plan_round
 from tests.faults.round import Happened, Round
 from tests.faults.truth import Figures, verify, verify_alarm, verify_audit
 from tests.faults.world import Place, open_place, open_world
@@ -34,10 +34,11 @@ async def run_rounds(
     rounds: int,
     seed: int,
     first: int = 0,
+    steps: int = FAULTS_PER_ROUND,
     bug: str = "",
     say: Callable[[str], object] = lambda line: None,
 ) -> Outcome:
-    """Do rounds ``first`` to ``first + rounds`` of a seed.
+    """Do rounds ``first`` to ``first + rounds`` of a seed, of each only so many steps.
 
     Raises:
         AssertionError: Something was lost without a word, or doubled.
@@ -47,6 +48,7 @@ async def run_rounds(
         for number in range(first, first + rounds):
             kills_engine = number % KILLS_ENGINE_EVERY == KILLS_ENGINE_EVERY - 1
             plan = plan_round(seed, number, kills_engine=kills_engine)
+            plan = structs.replace(plan, steps=plan.steps[:steps])
             say(f"round {number} of seed {seed}: {plan.workers} workers")
             started_s = time.monotonic()
             place = open_place(world, f"faults_{seed}_{number}", bug)
