@@ -59,6 +59,7 @@ ROUNDS ?= 200
 SEED ?= 0
 chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
+	@$(BIN)/python -m tests.faults --rounds $$(( ($(ROUNDS) + 9) / 10 )) --seed $(SEED)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
