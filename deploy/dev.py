@@ -31,6 +31,7 @@ from deploy.compose import (
 from deploy.engine import Engine, open_engine
 from deploy.fixtures import find_fixtures
 from deploy.operate.services import OperatorServices, prefixed_feed
+from deploy.own_tables import prepare_own_tables
 from deploy.release import Released, Releaser
 from deploy.roles import worker_settings
 from deploy.state import read_state
@@ -99,6 +100,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     token = load_or_create_admin_token(settings.data, settings.admin_token)
     clickhouse = await open_engine(settings)
     service.on_close("clickhouse", awaiting(clickhouse.close))
+    await prepare_own_tables(clickhouse)
     local_log = open_local_log(settings.data / "log", fsync=settings.fsync, clock=clock)
     service.on_close("log", awaiting(local_log.close))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from deploy import record
 from ingest import excluded, lease, ledger, replay_store
+from shared.clickhouse.contract import ClickHouse, Statement
 
 OWN_TABLES = tuple(
     dict.fromkeys(
@@ -19,3 +20,16 @@ OWN_TABLES = tuple(
         )
     )
 )
+
+
+async def prepare_own_tables(clickhouse: ClickHouse) -> None:
+    """Make those that are missing.
+
+    At the start of a process, not when one is first needed: on a disk that has become full the
+    embedded engine leaves the definition of a new table empty, and cannot open its folder again.
+
+    Raises:
+        QueryError: This user may not.
+    """
+    for sql in OWN_TABLES:
+        await clickhouse.execute(Statement(sql=sql))

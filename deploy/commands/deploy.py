@@ -22,7 +22,7 @@ from deploy.ddl import ViewDefinition
 from deploy.engine import Engine, open_server_engine
 from deploy.open_ranges import open_ranges
 from deploy.operate.logs import KafkaFeeds
-from deploy.own_tables import OWN_TABLES
+from deploy.own_tables import prepare_own_tables
 from deploy.plan import Plan
 from deploy.record import DeploymentRecord
 from deploy.rollout import RolledOut, Rollout, plan_rollout, refuse
@@ -129,8 +129,7 @@ async def _deploy(settings: Settings, folders: Sequence[Path], how: _How) -> int
         refuse(plan)
         record = DeploymentRecord(engine)
         # All of them now: the users of the other processes may not make any.
-        for sql in OWN_TABLES:
-            await engine.execute(Statement(sql=sql))
+        await prepare_own_tables(engine)
         # Before anything is changed: with the wrong secret no token could be made afterwards.
         token = load_or_create_admin_token(settings.data, settings.admin_token)
         tokens = await open_tokens(engine, settings, admin_token=token, clock=clock)

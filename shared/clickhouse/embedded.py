@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Callable
@@ -56,6 +57,8 @@ T = TypeVar("T")
 
 # How long after its own time limit a statement is ended from outside.
 _GRACE_S = 0.5
+# Below this nothing is defined any more.
+_LEAST_FREE_BYTES = 4 << 20
 _KILL_PAUSE_S = 0.1
 
 
@@ -125,7 +128,18 @@ class EmbeddedClickHouse:
             await asyncio.sleep(_KILL_PAUSE_S)
 
     async def execute(self, statement: Statement) -> None:
-        """See ``ClickHouse``."""
+        """See ``ClickHouse``.
+
+        Raises:
+            ClickHouseUnavailableError: The disk is full too: a definition that the engine could
+                only begin to write keeps it from opening its folder again.
+        """
+        free_bytes = shutil.disk_usage(self._folder).free
+        if free_bytes < _LEAST_FREE_BYTES:
+            raise ClickHouseUnavailableError(
+                f"The disk of '{self._folder}' is full: {free_bytes} bytes are free.",
+                hint="Free some space.",
+            )
         await self._call(self._lanes.statements, statement, _execute)
 
     async def fetch(self, statement: Statement) -> Result:
