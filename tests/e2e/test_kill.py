@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.chaos.run import run_rounds
 
-ROUNDS = int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "15"))
 SEED = int(os.environ.get("PIPEHOUSE_TEST_SEED", "20"))
 
 

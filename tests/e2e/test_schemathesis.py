@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.e2e.conftest import PROJECT_NAMES, PROJECTS, Server
 
 # The cases of each operation and kind of data; the usual number of rounds gives a few.
-CASES = max(4, int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "50")) // 7)
+CASES = max(4, int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "15")) // 5)
 
 CHECKS = [
     not_a_server_error,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.chaos.run import run_rounds
 
-ROUNDS = max(8, int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "30")) // 4)
+ROUNDS = max(5, int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "15")) // 4)
 SEED = int(os.environ.get("PIPEHOUSE_TEST_SEED", "20"))
 
 
