@@ -35,8 +35,8 @@ $(STAMP): requirements.lock pyproject.toml
 dev: $(STAMP)
 	@exec $(BIN)/pipehouse dev $(PROJECTS)
 
-# Two at a time: the tests start processes of their own.
-TEST_WORKERS ?= 2
+# Some at a time: many tests wait for processes of their own.
+TEST_WORKERS ?= 3
 test: $(STAMP) lint
 	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
