@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 from msgspec import Struct
 
@@ -145,3 +146,24 @@ def _servers(text: str, where: str) -> str:
     if not servers:
         raise ConfigError(f"{where} names no Kafka server.")
     return ",".join(servers)
+
+
+async def start_reader(connection: KafkaConnection, options: Mapping[str, Any]) -> AIOKafkaConsumer:
+    """A connected consumer that belongs to no group and commits nothing.
+
+    Args:
+        connection: The cluster.
+        options: How records are fetched; see ``ingest/source/kafka_options.py``.
+
+    Raises:
+        KafkaError: The cluster does not answer.
+    """
+    consumer = AIOKafkaConsumer(
+        group_id=None, enable_auto_commit=False, **connection.client_options(), **options
+    )
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer

@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from ingest.chunk import Chunk, Partition
 from ingest.log.facts import LogTraits, PartitionFacts, Position
-from ingest.log.kafka_connection import KafkaConnection
+from ingest.log.kafka_connection import KafkaConnection, start_reader
 from ingest.source.aiokafka_adapter import topic_facts
 from ingest.source.kafka_options import KafkaSourceOptions, fetch_options, stream_of
 from ingest.source.kafka_reader import RangeReader
@@ -178,18 +178,7 @@ class KafkaLogFacts:
     async def _started_consumer(self) -> AIOKafkaConsumer:
         async with self._connecting:
             if self._consumer is None:
-                consumer = AIOKafkaConsumer(
-                    group_id=None,
-                    enable_auto_commit=False,
-                    **self._connection.client_options(),
-                    **self._fetch,
-                )
-                try:
-                    await consumer.start()
-                except BaseException:
-                    await consumer.stop()
-                    raise
-                self._consumer = consumer
+                self._consumer = await start_reader(self._connection, self._fetch)
             return self._consumer
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 
-from ingest.log.kafka_connection import KafkaConnection
+from ingest.log.kafka_connection import KafkaConnection, start_reader
 from ingest.source.aiokafka_adapter import Fetched, polling, take, wait_for_records
 
 _WAIT_S = 1.0
@@ -93,18 +93,7 @@ class RangeReader:
 
     async def _started(self) -> AIOKafkaConsumer:
         if self._consumer is None:
-            consumer = AIOKafkaConsumer(
-                group_id=None,
-                enable_auto_commit=False,
-                **self._connection.client_options(),
-                **self._options,
-            )
-            try:
-                await consumer.start()
-            except BaseException:
-                await consumer.stop()
-                raise
-            self._consumer = consumer
+            self._consumer = await start_reader(self._connection, self._options)
         return self._consumer
 
     async def close(self) -> None:
