@@ -16,7 +16,7 @@ import pytest
 from msgspec import structs
 
 from deploy.engine import Engine
-from shared.clickhouse.contract import Statement
+from shared.clickhouse.contract import ClickHouse, Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse, open_embedded
 from shared.clickhouse.server import open_server
 from shared.clickhouse.sql import quote_identifier
@@ -53,6 +53,17 @@ def engine_target(
         return
     with opened(request.param, tmp_path_factory.mktemp("server")) as url:
         yield url
+
+
+@pytest.fixture
+async def clickhouse(engine_target: str | EmbeddedClickHouse) -> AsyncIterator[ClickHouse]:
+    """Every engine there is; tests make databases of their own."""
+    if not isinstance(engine_target, str):
+        yield engine_target
+        return
+    server = await open_server(engine_target)
+    yield server
+    await server.close()
 
 
 @pytest.fixture

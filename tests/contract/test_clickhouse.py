@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -19,42 +19,16 @@ from shared.clickhouse.contract import (
     Run,
     Statement,
 )
-from shared.clickhouse.embedded import EmbeddedClickHouse
 from shared.clickhouse.failures import (
     InsertFatalError,
     InsertRefusedError,
     InsertRetriableError,
     InsertViewError,
 )
-from shared.clickhouse.server import open_server
 from shared.errors import QueryError, QueryTimeoutError, TooLargeError
-from tests.clickhouse_target import opened, targets
 
 ENDLESS = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
 WINDOW = "SETTINGS non_replicated_deduplication_window = 1000"
-
-
-@pytest.fixture(scope="module", params=["embedded", *targets()])
-def target(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str | EmbeddedClickHouse]:
-    """The URL of a server, or the embedded engine."""
-    if request.param == "embedded":
-        yield request.getfixturevalue("engine")
-        return
-    with opened(request.param, tmp_path_factory.mktemp("server")) as url:
-        yield url
-
-
-@pytest.fixture
-async def clickhouse(target: str | EmbeddedClickHouse) -> AsyncIterator[ClickHouse]:
-    """The engine under test."""
-    if not isinstance(target, str):
-        yield target
-        return
-    server = await open_server(target)
-    yield server
-    await server.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -11,35 +10,11 @@ from ingest.lease import LEASE_MS, TABLES, Lease, take_lease
 from ingest.ledger import Ledger, LedgerEntry, absent_runs
 from ingest.recorder import MAX_WAITING, LedgerRecorder
 from shared.clickhouse.contract import ClickHouse, Run, Statement
-from shared.clickhouse.embedded import EmbeddedClickHouse
-from shared.clickhouse.server import open_server
 from shared.clock import ManualClock, SystemClock
 from shared.errors import ConflictError
 from shared.observe.metrics import Metrics
-from tests.clickhouse_target import opened, targets
 
 NOW_MS = SystemClock().now_ms()
-
-
-@pytest.fixture(scope="module", params=["embedded", *targets()])
-def target(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str | EmbeddedClickHouse]:
-    if request.param == "embedded":
-        yield request.getfixturevalue("engine")
-        return
-    with opened(request.param, tmp_path_factory.mktemp("server")) as url:
-        yield url
-
-
-@pytest.fixture
-async def clickhouse(target: str | EmbeddedClickHouse) -> AsyncIterator[ClickHouse]:
-    if not isinstance(target, str):
-        yield target
-        return
-    server = await open_server(target)
-    yield server
-    await server.close()
 
 
 def batch(name: str, first: int, next_: int, **changes: object) -> LedgerEntry:
