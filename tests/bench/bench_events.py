@@ -24,6 +24,7 @@ from ingest.log.local import open_local_log
 from shared.auth.tokens import AdminTokenStore
 from shared.catalog import StaticCatalog
 from shared.clock import Deadline
+from shared.logs import configure_logging
 from shared.model.workspace import Workspace
 from shared.observe.metrics import Metrics
 from shared.settings import load_settings
@@ -161,6 +162,7 @@ def main() -> None:
 
 
 def _serve_alone(folder: Path) -> None:
+    configure_logging(form="json", level="warning")
     _, datasource, _ = clickstream(1)
     datasource = structs.replace(datasource, name=NAME)
 
