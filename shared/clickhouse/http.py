@@ -33,6 +33,10 @@ class HttpBrokenError(Exception):
     """The connection ended, timed out or made no sense before the answer was complete."""
 
 
+class HttpSilentError(HttpBrokenError):
+    """The other end said nothing for too long; what it was asked may still run there."""
+
+
 class Response:
     """An answer whose head has arrived; its body is taken chunk by chunk."""
 
@@ -188,7 +192,8 @@ class HttpConnection(asyncio.Protocol):
             silence_s: The longest silence; None for any, 0 for what the connection was made with.
 
         Raises:
-            HttpBrokenError: The connection ended or was silent for too long.
+            HttpBrokenError: The connection ended.
+            HttpSilentError: It was silent for too long.
         """
         self.is_kept = self._usable_until_s > 0
         self._start()
@@ -228,7 +233,8 @@ class HttpConnection(asyncio.Protocol):
         """The next chunk of the body, None at its end.
 
         Raises:
-            HttpBrokenError: The connection ended or was silent for too long.
+            HttpBrokenError: The connection ended.
+            HttpSilentError: It was silent for too long.
         """
         while not self._chunks:
             if self._complete:
@@ -255,9 +261,9 @@ class HttpConnection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def _silent(self) -> HttpBrokenError:
+    def _silent(self) -> HttpSilentError:
         self.close(f"no answer for {self._silence_s or 0:g} s")
-        return HttpBrokenError(self._failure)
+        return HttpSilentError(self._failure)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

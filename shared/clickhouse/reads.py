@@ -10,16 +10,23 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from shared.clickhouse.contract import SettingValue, Summary
 from shared.clickhouse.failures import query_error
 from shared.clickhouse.hosts import Hosts
-from shared.clickhouse.http import HttpBrokenError, HttpConnection, HttpPool, Response
+from shared.clickhouse.http import (
+    HttpBrokenError,
+    HttpConnection,
+    HttpPool,
+    HttpSilentError,
+    Response,
+)
 from shared.clickhouse.sql import literal
 from shared.clickhouse.url import Host, ServerUrl
 from shared.errors import (
@@ -38,6 +45,8 @@ _OK = 200
 # Bindings longer than this go into the body: URLs have limits, at servers and on the way.
 _LONGEST_IN_URL = 8 << 10
 _NONE: Mapping[str, str] = MappingProxyType({})
+# Behind the id of a query that is sent again: the first may still run on a server that dropped us.
+_AGAIN = "-again"
 # What a server says of a binding over its http_max_field_value_size, 128 KiB by default.
 _FIELD_TOO_LONG = "HTML Form Exception: Field value too long"
 _OUT_OF_REACH = (OSError, TimeoutError, HttpBrokenError)
@@ -104,7 +113,7 @@ class HttpFace:
         """A statement whose text is the body; ``options`` are settings."""
         text = sql.encode()
         query_id = f"ph-{uuid.uuid4().hex}"
-        query = f"{self._common}&query_id={query_id}&{_encoded(tuple(options.items()))}"
+        query = f"{self._common}&{_encoded(tuple(options.items()))}"
         content_type = ""
         if parameters:
             bound = {f"param_{name}": value for name, value in parameters.items()}
@@ -132,7 +141,7 @@ class HttpFace:
         query_id: str,
     ) -> Request:
         """A statement whose body is data; sent once."""
-        query = urlencode({"query": sql, "query_id": query_id, **options})
+        query = urlencode({"query": sql, **options})
         return Request(
             query_id=query_id,
             query=f"{self._common}&{query}",
@@ -171,6 +180,8 @@ class HttpFace:
                 self._tell_once(host, str(error) or "it takes too long")
                 if not request.repeatable:
                     break
+                if isinstance(error, HttpSilentError):
+                    self.kill_soon(request.query_id, host)
             else:
                 self._silent.discard(host)
                 return answer
@@ -185,6 +196,8 @@ class HttpFace:
 
     async def _send_to(self, host: Host, request: Request, silence_s: float | None) -> Answer:
         for fresh in (False, True):
+            if fresh:
+                request = replace(request, query_id=request.query_id + _AGAIN)
             connection = await self._acquire(host, fresh=fresh)
             try:
                 response = await connection.request(
@@ -192,6 +205,9 @@ class HttpFace:
                 )
                 if response.status != _OK or "x-clickhouse-exception-code" in response.headers:
                     raise _refusal(response.status, await response.read())
+            except HttpSilentError:
+                self._pool.release(connection)
+                raise
             except HttpBrokenError:
                 # A server may close a kept connection just as it is used again.
                 is_stale = connection.is_kept and not connection.has_answered
@@ -216,7 +232,8 @@ class HttpFace:
     def _head(self, host: Host, request: Request) -> bytes:
         form = f"Content-Type: {request.content_type}\r\n" if request.content_type else ""
         return (
-            f"POST /?{request.query} HTTP/1.1\r\nHost: {host.name}:{host.http_port}\r\n{form}"
+            f"POST /?{request.query}&query_id={quote(request.query_id)} HTTP/1.1\r\n"
+            f"Host: {host.name}:{host.http_port}\r\n{form}"
             f"{self._headers}{request.body_bytes}\r\n\r\n"
         ).encode("latin-1")
 
@@ -266,15 +283,12 @@ class HttpFace:
     async def kill(self, query_id: str, host: Host | None = None) -> None:
         """End one statement and wait, within bounds, until it has ended; never raises."""
         hosts = self._hosts.all if host is None else (host,)
-        with contextlib.suppress(AppError, ServerRefusalError, *_OUT_OF_REACH):
-            async with asyncio.timeout(_KILL_TIMEOUT_S):
-                for one in hosts:
-                    request = self.request(
-                        f"KILL QUERY WHERE query_id = {literal(query_id)} SYNC",
-                        {},
-                        host=one,
-                    )
-                    answer = await self.send(request)
+        ids = f"{literal(query_id)}, {literal(query_id + _AGAIN)}"
+        for one in hosts:
+            with contextlib.suppress(AppError, ServerRefusalError, *_OUT_OF_REACH):
+                async with asyncio.timeout(_KILL_TIMEOUT_S):
+                    request = self.request(f"KILL QUERY WHERE query_id IN ({ids}) SYNC", {})
+                    answer = await self._send_to(one, request, silence_s=0)
                     try:
                         await answer.response.read()
                     finally:

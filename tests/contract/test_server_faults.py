@@ -20,6 +20,7 @@ from shared.clickhouse.failures import (
 from shared.clickhouse.server import open_server
 from shared.clickhouse.serverengine import ServerClickHouse
 from shared.errors import ClickHouseUnavailableError, TooLargeError
+from tests.proxy import Proxy
 from tests.standin.process import Standin
 
 SHORT = "&timeout_s=2&connect_timeout_s=2"
@@ -245,6 +246,49 @@ async def test_the_next_host_takes_over_and_is_kept(
             standin.restart()
 
 
+# A question that is asked again -------------------------------------------------------------------
+
+
+async def test_a_silent_server_is_asked_once_and_what_it_ran_is_ended(
+    standin: Standin, server: ServerClickHouse
+) -> None:
+    await server.fetch(Statement(sql="SELECT 1"))
+    standin.fault("hang", kind="select", match="'silent'")
+    with pytest.raises(ClickHouseUnavailableError, match="does not answer"):
+        await server.fetch(Statement(sql="SELECT 'silent'"))
+    processes = Statement(sql="SELECT count() FROM system.processes WHERE query LIKE '%ilent%'")
+    async with asyncio.timeout(10):
+        # It finds itself.
+        while (await server.fetch(processes)).body != b"1\n":
+            pass
+    assert [fault["hits"] for fault in standin.faults()] == [1]
+
+
+async def test_a_query_whose_kept_connection_breaks_is_asked_again_beside_the_first(
+    standin: Standin,
+) -> None:
+    standin.clear_faults()
+    with Proxy("127.0.0.1", standin.http_port) as proxy:
+        url = standin.url().replace(f"http_port={standin.http_port}", f"http_port={proxy.port}")
+        server = await open_server(url)
+        try:
+            await server.fetch(Statement(sql="SELECT 1"))
+            standin.fault("hang", kind="select", match="'twice'")
+
+            def is_hit() -> bool:
+                return any(fault["hits"] for fault in standin.faults())
+
+            asking = asyncio.ensure_future(server.fetch(Statement(sql="SELECT 'twice'")))
+            async with asyncio.timeout(10):
+                while not await asyncio.to_thread(is_hit):
+                    pass
+            proxy.cut()
+            assert (await asking).body == b"twice\n"
+        finally:
+            standin.clear_faults()
+            await server.close()
+
+
 # Long bindings ------------------------------------------------------------------------------------
 
 
@@ -263,12 +307,13 @@ async def test_a_binding_of_any_usual_length_arrives_as_it_is(
     await stream.aclose()
 
 
-async def test_many_bindings_that_are_too_long_for_a_url_together_arrive(
-    server: ServerClickHouse,
-) -> None:
+async def test_many_bindings_that_are_too_long_for_a_url_together_arrive(standin: Standin) -> None:
+    standin.clear_faults()
+    server = await open_server(standin.url())
     values = {f"v{i}": str(i) * 20_000 for i in range(100)}
     sql = "SELECT " + " + ".join(f"length({{{name}:String}})" for name in values)
     found = await server.fetch(Statement(sql=sql, parameters=values))
+    await server.close()
     assert int(found.body) == sum(map(len, values.values())) > 1 << 20
 
 
