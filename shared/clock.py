@@ -5,6 +5,14 @@ from __future__ import annotations
 import time
 from typing import Protocol, runtime_checkable
 
+# Linux and macOS have one that goes on while the machine is suspended, under different names.
+_STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady_s() -> float:
+    """Seconds on a clock that is never set, and goes on while the machine is suspended."""
+    return time.clock_gettime(_STEADY_CLOCK)
+
 
 @runtime_checkable
 class Clock(Protocol):

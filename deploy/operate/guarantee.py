@@ -28,7 +28,8 @@ _WEEK_S = 7 * 24 * 3_600
 
 _SUSPENDED = (
     "A worker that is suspended in the moment before it sends, and wakes after the tables have"
-    " forgotten the token, stores a range twice: nothing within the statement stops it."
+    " forgotten the token, stores a range twice, unless its statement has a deadline: only those"
+    " have one that take defaults row by row or send rows as lines."
 )
 
 EXACTLY_ONCE = "exactly once"

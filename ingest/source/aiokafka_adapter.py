@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any
@@ -25,10 +24,9 @@ from msgspec import Struct
 
 from ingest.source.kafka_requests import MetadataRequest
 from ingest.source.record_lists import RecordLists
+from shared.clock import steady_s
 
 PINNED_VERSION = "0.14.0"
-# It counts the time in which the machine sleeps, where the system has such a clock.
-_LEASE_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Membership(Struct, frozen=True):
@@ -79,11 +77,6 @@ _REFUSALS = _NOT_A_MEMBER | {
 }
 
 
-def lease_clock_s() -> float:
-    """Seconds on a clock that goes on while the machine is suspended."""
-    return time.clock_gettime(_LEASE_CLOCK)
-
-
 class GroupMember:
     """One consumer's place in its group: identity, lease, and commits that are really fenced.
 
@@ -99,7 +92,7 @@ class GroupMember:
         heartbeat = self._coordinator._do_heartbeat
 
         async def counted_heartbeat() -> bool:
-            sent_s = lease_clock_s()
+            sent_s = steady_s()
             answered = bool(await heartbeat())
             if answered:
                 self.renew(sent_s)
@@ -117,7 +110,7 @@ class GroupMember:
     @property
     def lease_age_s(self) -> float:
         """Seconds since the broker certainly counted us as a member."""
-        return lease_clock_s() - self._renewed_s
+        return steady_s() - self._renewed_s
 
     def renew(self, sent_s: float) -> None:
         """The broker answered something that was sent at this time."""
@@ -140,7 +133,7 @@ class GroupMember:
             self._group, membership.generation, membership.member_id, -1, [entry]
         )
         async with self._one_commit:
-            sent_s = lease_clock_s()
+            sent_s = steady_s()
             try:
                 response = await self._coordinator._send_req(request)
             except (

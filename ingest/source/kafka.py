@@ -23,7 +23,6 @@ from ingest.source.aiokafka_adapter import (
     CommitAnswer,
     GroupMember,
     Membership,
-    lease_clock_s,
     polling,
     take,
     topic_facts,
@@ -33,6 +32,7 @@ from ingest.source.contract import Assignment, Poll
 from ingest.source.kafka_options import KafkaSourceOptions, fetch_options, stream_of
 from ingest.source.kafka_reader import RangeReader
 from ingest.source.kafka_values import chunk_of, first_partitions
+from shared.clock import steady_s
 from shared.errors import ConfigError, LogUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -169,7 +169,7 @@ class KafkaSource:
         membership = self._member.membership
         if membership is None:
             return
-        self._member.renew(lease_clock_s())
+        self._member.renew(steady_s())
         for tp in assigned:
             self._pause(tp)
             self._fresh[Partition(tp.topic, tp.partition)] = membership
@@ -356,7 +356,7 @@ class KafkaSource:
         """See ``Source``; what is not answered makes us leave the group and join anew."""
         assert self._member is not None
         tp = TopicPartition(partition.topic, partition.number)
-        end_s = lease_clock_s() + self._options.commit_timeout_s
+        end_s = steady_s() + self._options.commit_timeout_s
         while (owned := self._owned.get(partition)) is not None:
             answer = CommitAnswer.UNKNOWN
             try:
@@ -372,7 +372,7 @@ class KafkaSource:
             if answer is CommitAnswer.UNKNOWN:
                 log.warning("commit_not_answered", topic=tp.topic, partition=tp.partition)
                 await self._member.leave(owned.membership)
-            if answer is not CommitAnswer.REPEAT or lease_clock_s() > end_s:
+            if answer is not CommitAnswer.REPEAT or steady_s() > end_s:
                 return False
         return False
 

@@ -1,4 +1,6 @@
-"""Which start of a server answered: a text that changes at every start and is the same for all.
+"""Which start of a server answered, and what its clock says.
+
+A boot id is a text that changes at every start and is the same for all.
 
 The tables of the ``system`` database get a new UUID whenever a server starts, and keep it until it
 ends. Where they have none, the time of the start stands in, which two readings may see a second
@@ -9,7 +11,10 @@ from __future__ import annotations
 
 import threading
 
-BOOT_SQL = "SELECT toString(serverUUID()), toUnixTimestamp(now()) - uptime()"
+from shared.clock import steady_s
+
+BOOT_SQL = "SELECT toString(serverUUID()), toUnixTimestamp(now()), uptime()"
+CLOCK_SQL = "SELECT toUnixTimestamp(now())"
 TABLE_SQL = "SELECT toString(uuid) FROM system.tables WHERE database = 'system' AND name = 'one'"
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -24,14 +29,29 @@ class Boots:
         self._lock = threading.Lock()
         self._starts_s: dict[str, int] = {}
         self._latest = ""
+        self._clock_ahead_s = 0.0
 
     @property
     def latest(self) -> str:
         """The one seen last; empty before the first."""
         return self._latest
 
-    def seen(self, server_uuid: str, started_s: int, table_uuid: str) -> str:
-        """The boot id of a server that says this of itself."""
+    @property
+    def server_now_s(self) -> int:
+        """The time on the clock of the server that was seen last, in Unix seconds.
+
+        It goes on while this process or its machine is suspended.
+        """
+        return int(steady_s() + self._clock_ahead_s)
+
+    def read_clock(self, now_s: int) -> None:
+        """A server said this of the time, just now."""
+        self._clock_ahead_s = now_s - steady_s()
+
+    def seen(self, server_uuid: str, now_s: int, uptime_s: int, table_uuid: str) -> str:
+        """The boot id of a server that says this of itself, just now."""
+        started_s = now_s - uptime_s
+        self.read_clock(now_s)
         with self._lock:
             if table_uuid.strip() not in ("", _NO_UUID):
                 self._latest = table_uuid.strip()

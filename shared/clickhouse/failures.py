@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from msgspec import Struct
 
+from shared.clickhouse.insert import LATE
 from shared.errors import (
     AppError,
     ClickHouseUnavailableError,
@@ -275,7 +276,7 @@ def insert_error(text: str) -> InsertFailureError:
         message = f"View {failure.view}: {message}"
     elif failure.code == 252:
         kind = InsertRetriableError if "Too many parts" in text else InsertFatalError
-    elif failure.code in _RETRIABLE_CODES:
+    elif failure.code in _RETRIABLE_CODES or LATE in text:
         kind = InsertRetriableError
     elif failure.code in _FATAL_CODES:
         kind = InsertFatalError

@@ -15,6 +15,8 @@ from shared.clickhouse.sql import literal, quote_identifier, quote_table
 
 OFFSET_COLUMN = "__offset_of_row"
 _MISSING_PREFIX = "__missing_"
+# What a server says of an insert whose time was over before its rows came.
+LATE = "The insert came after its deadline"
 
 _SELECT_SETTINGS: dict[str, SettingValue] = {
     "insert_select_deduplicate": 1,
@@ -75,7 +77,14 @@ def values_sql(insert: Insert) -> str:
     return f"{_into(insert)} VALUES"
 
 
-def input_sql(insert: Insert, missing: Collection[str], *, has_offsets: bool, form: str) -> str:
+def input_sql(
+    insert: Insert,
+    missing: Collection[str],
+    *,
+    has_offsets: bool,
+    form: str,
+    deadline_s: int | None = None,
+) -> str:
     """The statement before rows in which defaults are still to be taken.
 
     The rows have the columns of the insert, for each in ``missing`` a flag (``missing_column``),
@@ -87,6 +96,8 @@ def input_sql(insert: Insert, missing: Collection[str], *, has_offsets: bool, fo
         missing: The columns that have a flag.
         has_offsets: Whether each row brings its offset; else they are counted from the first run.
         form: The format of the rows.
+        deadline_s: On the server's clock, in Unix seconds: rows that it reads later are refused,
+            with ``LATE``. Whoever sends them may have been suspended on the way.
     """
     structure, values = [], []
     for position, (name, column_type) in enumerate(insert.columns):
@@ -105,9 +116,14 @@ def input_sql(insert: Insert, missing: Collection[str], *, has_offsets: bool, fo
     if insert.identity is not None:
         offset = f"r.{OFFSET_COLUMN}" if has_offsets else _counted(insert.identity)
         values += _identity_values(insert.identity, offset)
+    in_time = ""
+    if deadline_s is not None:
+        # Asked when the rows are there: now() would be the time when the statement came.
+        late = f"nowInBlock() > fromUnixTimestamp({deadline_s})"
+        in_time = f" WHERE throwIf({late}, {literal(LATE)}) = 0"
     return (
         f"{_into(insert)} SELECT {', '.join(values)}"
-        f" FROM input({literal(', '.join(structure))}) AS r FORMAT {form}"
+        f" FROM input({literal(', '.join(structure))}) AS r{in_time} FORMAT {form}"
     )
 
 

@@ -189,7 +189,7 @@ class NativeClient(Client):  # type: ignore[misc]  # as above
             time.sleep(pause_s)
         try:
             connection.open(host)
-            ((server_uuid, started_s),) = self.execute(BOOT_SQL)
+            ((server_uuid, now_s, uptime_s),) = self.execute(BOOT_SQL)
             tables = self.execute(TABLE_SQL)
         except (*BROKEN, IndexError, ValueError) as error:
             connection.disconnect()
@@ -198,7 +198,9 @@ class NativeClient(Client):  # type: ignore[misc]  # as above
             connection.disconnect()
             raise
         table_uuid = tables[0][0] if tables else ""
-        self.boot_id = self._boots.seen(str(server_uuid), int(started_s), str(table_uuid))
+        self.boot_id = self._boots.seen(
+            str(server_uuid), int(now_s), int(uptime_s), str(table_uuid)
+        )
 
     def run(self, sql: str, settings: Mapping[str, SettingValue], query_id: str) -> None:
         """Run a statement without an answer, for as long as it takes.

@@ -31,12 +31,13 @@ def is_native(insert: Insert) -> bool:
     )
 
 
-def native_insert(insert: Insert, *, casts: bool) -> NativeInsert:
+def native_insert(insert: Insert, *, casts: bool, deadline_s: int | None = None) -> NativeInsert:
     """The statement and the block of an insert for which ``is_native`` holds.
 
     Args:
         insert: What goes where.
         casts: Whether the server has to turn the block's types into the table's.
+        deadline_s: See ``input_sql``; a statement without a SELECT has no place for it.
     """
     assert isinstance(insert.block, ColumnBlock)
     filled = [
@@ -57,7 +58,9 @@ def native_insert(insert: Insert, *, casts: bool) -> NativeInsert:
     runs = insert.identity.runs if insert.identity is not None else ()
     if len(runs) > 1:
         columns.append(WireColumn(OFFSET_COLUMN, _OFFSET, offsets_row_binary(runs)))
-    sql = input_sql(insert, missing, has_offsets=len(runs) > 1, form="Native")
+    sql = input_sql(
+        insert, missing, has_offsets=len(runs) > 1, form="Native", deadline_s=deadline_s
+    )
     return NativeInsert(sql, NativeBlock(columns, count))
 
 

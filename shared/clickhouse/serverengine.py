@@ -20,7 +20,7 @@ from typing import TypeVar
 from clickhouse_driver import errors
 
 from shared.clickhouse.allowlist import Analysis
-from shared.clickhouse.boot import BOOT_SQL, TABLE_SQL, Boots
+from shared.clickhouse.boot import BOOT_SQL, CLOCK_SQL, TABLE_SQL, Boots
 from shared.clickhouse.contract import (
     Capabilities,
     Insert,
@@ -32,7 +32,7 @@ from shared.clickhouse.contract import (
 )
 from shared.clickhouse.failures import insert_error, query_error
 from shared.clickhouse.http import HttpBrokenError, HttpConnection
-from shared.clickhouse.insert import LINE_SETTINGS, input_sql, insert_settings
+from shared.clickhouse.insert import LATE, LINE_SETTINGS, input_sql, insert_settings
 from shared.clickhouse.lines import server_lines
 from shared.clickhouse.native import (
     BROKEN,
@@ -64,6 +64,8 @@ _GRACE_S = 0.5
 _KILL_PAUSE_S = 0.1
 # The server has to give up before we do: what it still runs cannot be repeated.
 _INSERT_TIME_SHARE = 0.9
+# Beyond the longest run of an insert; hosts' clocks may differ by as much.
+_LATE_AFTER_S = 60
 READ_OPTIONS: Mapping[str, SettingValue] = {
     "readonly": 2,
     "cancel_http_readonly_queries_on_client_close": 1,
@@ -142,7 +144,9 @@ class ServerClickHouse:
 
         def work(client: NativeClient) -> Summary:
             began_s = time.monotonic()
-            form = native_insert(insert, casts=shape in self._casts)
+            # Before the rows are asked for: that is when the sender's right to them is looked at.
+            deadline_s = self._deadline_s()
+            form = native_insert(insert, casts=shape in self._casts, deadline_s=deadline_s)
             client.insert(form.sql, form.block, settings, query_id)
             return Summary(
                 elapsed_s=time.monotonic() - began_s,
@@ -164,12 +168,19 @@ class ServerClickHouse:
         self, insert: Insert, settings: Mapping[str, SettingValue], query_id: str
     ) -> Summary:
         began_s = time.monotonic()
+        deadline_s = self._deadline_s()
         runs = insert.identity.runs if insert.identity is not None else ()
         has_offsets = len(runs) > 1
         pieces = await asyncio.to_thread(
             lambda: list(server_lines(insert, has_offsets=has_offsets))
         )
-        sql = input_sql(insert, insert.defaults, has_offsets=has_offsets, form="JSONEachRow")
+        sql = input_sql(
+            insert,
+            insert.defaults,
+            has_offsets=has_offsets,
+            form="JSONEachRow",
+            deadline_s=deadline_s,
+        )
         request = self._face.data_request(
             sql, pieces, {**settings, **self._known(LINE_SETTINGS)}, query_id=query_id
         )
@@ -179,6 +190,10 @@ class ServerClickHouse:
         try:
             boot_id = await asyncio.shield(sending)
         except ServerRefusalError as error:
+            if LATE in str(error):
+                # Its clock may have been set since we looked at it.
+                now = await self.fetch(Statement(sql=CLOCK_SQL, format="TSV"))
+                self._boots.read_clock(int(now.body))
             raise insert_error(str(error)) from None
         except (ClickHouseUnavailableError, HttpBrokenError) as error:
             raise insert_error(failure_text(OSError(str(error)))) from None
@@ -202,7 +217,11 @@ class ServerClickHouse:
     async def _boot_id(self, connection: HttpConnection) -> str:
         server = (await self._face.ask(connection, BOOT_SQL)).split("\t")
         table = await self._face.ask(connection, TABLE_SQL)
-        return self._boots.seen(server[0], int(server[1]), table)
+        return self._boots.seen(server[0], int(server[1]), int(server[2]), table)
+
+    def _deadline_s(self) -> int:
+        """When an insert that is made now is too late, on the server's clock."""
+        return self._boots.server_now_s + int(self._url.timeout_s) + _LATE_AFTER_S
 
     # Statements -------------------------------------------------------------------------------
 

@@ -246,6 +246,28 @@ async def test_the_next_host_takes_over_and_is_kept(
             standin.restart()
 
 
+# Deadlines ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Columns, Block])
+async def test_rows_that_come_after_their_deadline_are_refused_and_their_repeat_is_stored(
+    standin: Standin, kind: type[Block]
+) -> None:
+    server = await open_server(standin.url())
+    insert = replace(await _insert(server, kind()), columns=(("a", "Int64"), ("s", "String")))
+    # The first look at the table's types would make a statement without a deadline.
+    server._casts.add((insert.database, insert.table, insert.columns))
+    server._pool.submit(lambda client: None).result()
+    # What a statement says that was made ten minutes ago, before a worker was suspended.
+    server._boots.read_clock(server._boots.server_now_s - 600)
+    with pytest.raises(InsertRetriableError, match="came after its deadline"):
+        await server.insert(insert)
+    assert await _stored(server, insert) == [0, 0, 0]
+    await server.insert(insert)
+    assert await _stored(server, insert) == [3, 3, 3]
+    await server.close()
+
+
 # A question that is asked again -------------------------------------------------------------------
 
 

@@ -67,3 +67,11 @@ def test_defaults_are_taken_where_the_flag_says_so() -> None:
         " FROM input('`a` Int32, `s` Nullable(String), __missing_1 UInt8, __offset_of_row Int64')"
         " AS r FORMAT Native"
     )
+
+
+def test_rows_that_come_after_the_deadline_are_refused() -> None:
+    text = input_sql(insert(Block()), [], has_offsets=True, form="Native", deadline_s=1_800_000_000)
+    assert text.endswith(
+        " AS r WHERE throwIf(nowInBlock() > fromUnixTimestamp(1800000000),"
+        " 'The insert came after its deadline') = 0 FORMAT Native"
+    )
