@@ -15,6 +15,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 from msgspec import structs
 
 from deploy.engine import Engine
@@ -29,6 +30,10 @@ from tests.kafka.fixture import kafka_broker
 __all__ = ["kafka_broker"]
 
 _numbers = itertools.count(1)
+
+# How long an example takes says more about the machine than about us.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -191,7 +191,6 @@ def test_a_table_with_other_types_takes_what_can_be_cast(pair: Pair) -> None:
 @pytest.mark.parametrize("schema", [SCHEMA, FLAT], ids=["paths", "flat"])
 @settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
@@ -207,7 +206,7 @@ _TABLES: dict[tuple[int, int], str] = {}
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, FLAT], ids=["paths", "flat"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_columns_are_what_the_lines_say(schema: Datasource, data: st.DataObject) -> None:
     values = data.draw(st.lists(records(), min_size=1, max_size=12))

@@ -241,7 +241,6 @@ def records(draw: st.DrawFn) -> bytes:
 @pytest.mark.parametrize("schema", [SCHEMA, FLAT], ids=["paths", "flat"])
 @settings(
     max_examples=120,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())

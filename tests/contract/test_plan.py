@@ -184,7 +184,6 @@ async def test_the_bad_parameters_of_all_nodes_come_in_one_answer(bench: Bench) 
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(one=st.text(min_size=1, max_size=30), other=st.text(min_size=1, max_size=30))

@@ -19,7 +19,6 @@ from shared.clickhouse.embedded import EmbeddedClickHouse
 
 QUICKLY = settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 TEXT = st.text(

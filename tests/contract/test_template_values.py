@@ -498,7 +498,6 @@ NASTY = st.text(
 ) | st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40)
 _CHEAP = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

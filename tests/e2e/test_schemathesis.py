@@ -90,7 +90,6 @@ def run_cases(
 
             @settings(
                 max_examples=CASES,
-                deadline=None,
                 database=None,
                 derandomize=True,
                 phases=[Phase.generate],

@@ -71,20 +71,20 @@ def check(project: LoadedProject) -> None:
             assert node.sql.count("\n") + 1 == len(node.sql_lines)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(extension=st.sampled_from(EXTENSIONS), text=TEXTS)
 def test_any_text_loads_or_is_diagnosed(extension: str, text: str) -> None:
     check(parse_project([(f"x.{extension}", text)], {"A": "#\n'"}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(schema=TEXTS, rest=TEXTS)
 def test_any_schema_loads_or_is_diagnosed(schema: str, rest: str) -> None:
     indented = schema.replace("\n", "\n ")
     check(parse_project([("x.datasource", f"SCHEMA >\n {indented}\n{rest}")]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     value=JSON_VALUES.filter(lambda value: isinstance(value, dict)), indent=st.none() | st.just(1)
 )
@@ -92,7 +92,7 @@ def test_any_json_object_loads_or_is_diagnosed(value: object, indent: int | None
     check(parse_project([("x.datasource", json.dumps(value, indent=indent))]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=st.one_of(TEXTS, st.lists(FRAGMENTS, max_size=12).map("".join)))
 def test_any_text_is_a_type_or_refused(text: str) -> None:
     try:
@@ -128,13 +128,13 @@ NESTED = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=NESTED)
 def test_a_canonical_type_is_printed_as_it_was_read(text: str) -> None:
     assert str(parse_type(text)) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(names=st.lists(NAMES, min_size=1, max_size=5, unique=True))
 def test_names_of_enums_and_tuples_survive_printing(names: list[str]) -> None:
     enum = parse_type(f"Enum({', '.join(literal(name) for name in names)})")

@@ -17,7 +17,7 @@ from shared.errors import ParameterError, TemplateCustomError, TemplateError
 EXPECTED = (TemplateError, ParameterError, TemplateCustomError)
 LIMITS = RenderLimits(steps=2_000, output_bytes=20_000, value_items=2_000)
 MARK = "zqx'\\`;--"
-_SETTINGS = settings(max_examples=400, deadline=None)
+_SETTINGS = settings(max_examples=400)
 
 NAMES = st.sampled_from(["a", "b", "c", "n", "undefined"])
 ATOMS = st.one_of(

@@ -98,7 +98,7 @@ def test_what_a_name_suggests_never_overrules_its_type(column: str, type_: str) 
     assert_all_rows({column: type_})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z]{1,3}(\.[a-z]{1,2}){0,2}\Z", fullmatch=True),

@@ -399,7 +399,7 @@ def assert_is_end(model: Model, wanted: Datasource) -> None:
     assert plan(model, wanted) == Plan()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(versions(), st.data())
 def test_a_plan_made_again_after_any_stop_leads_to_the_same_end(
     history: list[Datasource], data: st.DataObject
@@ -414,7 +414,7 @@ def test_a_plan_made_again_after_any_stop_leads_to_the_same_end(
         assert_is_end(model, wanted)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(["1", "2", None]), min_size=2, max_size=3), st.data())
 def test_a_file_edited_after_a_stop_wins_over_what_was_half_done(
     defaults: list[str | None], data: st.DataObject

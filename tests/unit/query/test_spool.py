@@ -23,7 +23,7 @@ async def read_all(spool: Spool) -> bytes:
     return b"".join(taken)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(turns=st.lists(st.booleans(), max_size=40))
 def test_what_goes_in_comes_out_in_order_however_reader_and_writer_take_turns(
     turns: list[bool],

@@ -84,7 +84,7 @@ SHAPES = (
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.integers(-(2**31), 2**31 - 1),

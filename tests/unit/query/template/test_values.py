@@ -102,7 +102,7 @@ _DAY_LIKE = st.text("0123456789-W ", min_size=8, max_size=11)
 _DAYS = st.dates(date(1890, 1, 1), date(2310, 1, 1)).map(str)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.one_of(_DAYS, _DAY_LIKE, _DAYS.map(lambda day: day.replace("-0", "-W", 1))))
 def test_a_day_is_read_exactly_where_it_is_one(text: str) -> None:
     try:
@@ -116,7 +116,7 @@ def test_a_day_is_read_exactly_where_it_is_one(text: str) -> None:
         assert not is_day
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     day=st.one_of(_DAYS, _DAY_LIKE),
     clock=st.one_of(st.times().map(lambda t: t.strftime("%H:%M:%S")), st.text("0123456789:.+Z ")),
