@@ -22,7 +22,8 @@ QUARANTINE_TTL_DAYS = 30
 # Plain columns outside the sorting key of an aggregating table, which published projects have.
 _LENIENT_ENGINES = frozenset({"AggregatingMergeTree"})
 _WINDOW = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*([0-9]+)")
-_LENIENT = "allow_dimensions_outside_sorting_key=1"
+# It came with the check, in 26.7: older releases know neither.
+LENIENCY = "allow_dimensions_outside_sorting_key"
 
 
 class ViewDefinition(Struct, frozen=True, kw_only=True):
@@ -61,8 +62,14 @@ def without_spans(datasource: Datasource) -> Datasource:
     return structs.replace(datasource, columns=columns, span=None)
 
 
-def create_table(database: str, datasource: Datasource) -> str:
-    """The table of a data source, with its hidden identity columns and its token memory."""
+def create_table(database: str, datasource: Datasource, *, checks_keys: bool = True) -> str:
+    """The table of a data source, with its hidden identity columns and its token memory.
+
+    Args:
+        database: Where.
+        datasource: What it is made from.
+        checks_keys: See ``deploy/state.py``.
+    """
     columns = [column_definition(c) for c in datasource.columns]
     if carries_identity(datasource):
         # A data source with Kafka lines shows some of them.
@@ -82,7 +89,7 @@ def create_table(database: str, datasource: Datasource) -> str:
     return _statement(
         f"CREATE TABLE IF NOT EXISTS {quote_table(database, datasource.name)}",
         columns,
-        engine_clause(datasource),
+        engine_clause(datasource, checks_keys=checks_keys),
         f"COMMENT {literal(comment(definition))}",
     )
 
@@ -123,8 +130,8 @@ def column_definition(column: Column) -> str:
     return " ".join(parts)
 
 
-def engine_clause(datasource: Datasource) -> str:
-    """Everything after the columns: engine, keys, TTL and settings."""
+def engine_clause(datasource: Datasource, *, checks_keys: bool = True) -> str:
+    """Everything after the columns: engine, keys, TTL and settings; see ``create_table``."""
     engine = datasource.engine
     if engine.name == "Null":
         return "ENGINE = Null"
@@ -138,7 +145,7 @@ def engine_clause(datasource: Datasource) -> str:
         parts.append(f"SAMPLE BY ({engine.sampling_key})")
     if engine.ttl:
         parts.append(f"TTL {_without_end(engine.ttl)}")
-    parts.append("SETTINGS " + ", ".join(_settings(engine)))
+    parts.append("SETTINGS " + ", ".join(_settings(engine, checks_keys)))
     return " ".join(parts)
 
 
@@ -147,13 +154,13 @@ def _without_end(text: str) -> str:
     return text.rstrip("; \t\r\n")
 
 
-def _settings(engine: EngineSpec) -> Iterable[str]:
+def _settings(engine: EngineSpec, checks_keys: bool) -> Iterable[str]:
     """What the engine needs and what the file says, but never a shorter memory of tokens.
 
     Of a setting that is given twice the last one counts.
     """
-    if engine.name in _LENIENT_ENGINES:
-        yield _LENIENT
+    if engine.name in _LENIENT_ENGINES and checks_keys:
+        yield f"{LENIENCY}=1"
     given = _without_end(engine.settings or "")
     if given:
         yield given

@@ -65,7 +65,7 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
             continue
         if live is None:
             steps += _quarantine(state, database, datasource)
-            steps.append(_create(database, datasource))
+            steps.append(_create(state, database, datasource))
             continue
         refused = _refuse(live, datasource)
         refusals += refused
@@ -123,11 +123,11 @@ def _taken(state: State, name: str) -> Refusal:
     return Refusal(resource=name, reason=reason, hint="Rename the resource, or the table.")
 
 
-def _create(database: str, datasource: Datasource) -> Step:
+def _create(state: State, database: str, datasource: Datasource) -> Step:
     return Step(
         resource=datasource.name,
         summary=f"create table {datasource.name}",
-        sql=ddl.create_table(database, datasource),
+        sql=ddl.create_table(database, datasource, checks_keys=state.checks_keys),
     )
 
 

@@ -7,22 +7,28 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct, field
 
-from deploy.ddl import Definition, ViewDefinition, read_comment
+from deploy.ddl import LENIENCY, Definition, ViewDefinition, read_comment
 from shared.clickhouse.contract import ClickHouse, Statement
+from shared.clickhouse.sql import literal
+from shared.errors import QueryError
 from shared.model.resources import Datasource
+
+_UNKNOWN_SETTING = 115
 
 
 class State(Struct, frozen=True, kw_only=True):
     """The live state: data sources and views by name.
 
     ``tables`` are all tables of the database, also those that are not ours. ``columns`` are the
-    columns each table really has, for tables without a comment.
+    columns each table really has, for tables without a comment. ``checks_keys``: the engine refuses
+    aggregating tables with plain columns outside the key, unless a setting allows them.
     """
 
     datasources: Mapping[str, Datasource] = field(default_factory=dict)
     views: Mapping[str, ViewDefinition] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
     columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    checks_keys: bool = True
 
 
 class _Row(Struct):
@@ -55,4 +61,17 @@ async def read_state(clickhouse: ClickHouse) -> State:
         views={n: d.view for n, d in found if d.view is not None},
         tables=frozenset(row.name for row in rows),
         columns={row.name: frozenset(row.columns) for row in rows},
+        checks_keys=await _checks_keys(clickhouse),
     )
+
+
+async def _checks_keys(clickhouse: ClickHouse) -> bool:
+    # Not from system.merge_tree_settings, which not everybody may read.
+    asked = Statement(sql=f"SELECT getMergeTreeSetting({literal(LENIENCY)})")
+    try:
+        await clickhouse.fetch(asked)
+    except QueryError as error:
+        if error.clickhouse_code != _UNKNOWN_SETTING:
+            raise
+        return False
+    return True

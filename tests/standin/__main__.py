@@ -26,11 +26,9 @@ from tests.standin.users import User, Users
 def main() -> None:
     """Serve until SIGTERM or the end of standard input."""
     options = _arguments().parse_args()
-    engine = Engine(options.folder, repair_orphans=options.repair_orphans)
-    version = options.version or ".".join(engine.version.split(".")[:3])
+    engine = Engine(options.folder, repair_orphans=options.repair_orphans, release=options.version)
+    version = ".".join(engine.version.split(".")[:3])
     major, minor, patch = (int(part) for part in version.split("."))
-    if options.version:
-        engine.version = f"{options.version}.1"
     service = Service(
         engine=engine,
         users=Users(

@@ -29,6 +29,7 @@ from tests.standin.text import (
     replace_calls,
     replace_tables,
     split_format,
+    tokens,
 )
 
 _MAX_IDLE = 8
@@ -36,6 +37,15 @@ _MAX_KINDS = 32
 # Database, level of readonly, and the settings that are fixed with it.
 _Key = tuple[str, int, frozenset[tuple[str, str]]]
 _BASE_SETTINGS: Mapping[str, str | int] = {"log_queries": 0}
+_LENIENCY = "allow_dimensions_outside_sorting_key"
+_CHECKED_TABLE = re.compile(r"(\s*CREATE TABLE\b.*?\bAggregatingMergeTree\b.*?\bSETTINGS) ", re.S)
+# Settings of ours that came after the oldest release that we work with.
+_CAME_WITH: Mapping[str, tuple[int, int]] = {
+    "insert_select_deduplicate": (25, 12),
+    "deduplicate_insert_select": (25, 12),
+    "deduplicate_insert": (26, 2),
+    _LENIENCY: (26, 7),
+}
 _KILL_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _KILL_WHERE = re.compile(r"\bWHERE\b(.*?)(?:\b(SYNC|ASYNC|TEST)\b)?\s*;?\s*\Z", re.I | re.S)
 
@@ -60,9 +70,11 @@ class Engine:
         folder: Where the data lies.
         repair_orphans: Whether deduplication entries without a part are removed first, which no
             server does.
+        release: Three numbers of an older one to pose as: its version and defaults, and none of
+            the settings of ours that came later.
     """
 
-    def __init__(self, folder: Path, *, repair_orphans: bool = False) -> None:
+    def __init__(self, folder: Path, *, repair_orphans: bool = False, release: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if repair_orphans:
             remove_orphans(folder)
@@ -70,14 +82,27 @@ class Engine:
         self._lock = threading.Lock()
         self._idle: dict[_Key, list[Session]] = {}
         self.running = Running()
+        self._compatibility = {"compatibility": release.rpartition(".")[0]} if release else {}
         self._control = self._open("", 0, {})
         self.real_version = self._scalar("SELECT version()")
-        self.version = self.real_version
+        self.version = f"{release}.1" if release else self.real_version
         self.timezone = self._scalar("SELECT timezone()")
-        self.setting_names = frozenset(self._scalar("SELECT name FROM system.settings").split("\n"))
+        number = tuple(int(part) for part in self.version.split(".")[:2])
+        self._lacking = {name for name, since in _CAME_WITH.items() if number < since}
+        known = self._scalar("SELECT name FROM system.settings").split("\n")
+        self.setting_names = frozenset(known) - self._lacking
         self.server_uuid = self._kept_uuid(folder / "standin-uuid")
         self.boot_uuid = str(uuid.uuid4())
         self._kill_lock = threading.Lock()
+
+    def check(self, sql: str) -> None:
+        """Whether this release knows the settings that a client names.
+
+        Raises:
+            ServerError: One came later.
+        """
+        for name in self._lacking & {token.string or token.text for token in tokens(sql)}:
+            raise ServerError(115, "UNKNOWN_SETTING", f"Unknown setting '{name}'")
 
     @staticmethod
     def _kept_uuid(path: Path) -> str:
@@ -92,7 +117,7 @@ class Engine:
         plan = SessionPlan(
             connection_string=self._connection,
             database=database,
-            settings={**_BASE_SETTINGS, **settings},
+            settings={**_BASE_SETTINGS, **self._compatibility, **settings},
             read_only=readonly == 2,
         )
         try:
@@ -184,12 +209,20 @@ class Engine:
     def emulated(self, sql: str, user: str) -> str:
         """The statement with what the embedded engine lacks put in its place."""
         lowered = sql.lower()
+        if _LENIENCY in self._lacking:
+            # Defaults of tables are not among those that follow ``compatibility``.
+            sql = _CHECKED_TABLE.sub(rf"\1 {_LENIENCY} = 1, ", sql, count=1)
         if "system" in lowered:
             tables: dict[tuple[str, str], str] = {}
             if "processes" in lowered:
                 tables["system", "processes"] = self.running.processes_sql()
             if "uuid" in lowered and "tables" in lowered:
                 tables["system", "tables"] = self._tables_sql()
+            if self._lacking:
+                names = ", ".join(map(literal, self._lacking))
+                for table in ("settings", "merge_tree_settings"):
+                    known = f"(SELECT * FROM system.{table} WHERE name NOT IN ({names}))"
+                    tables["system", table] = known
             if tables:
                 sql = replace_tables(sql, tables)
         calls = {
