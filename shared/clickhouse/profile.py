@@ -31,8 +31,9 @@ STABLE_ORDER_PROFILE: Mapping[str, SettingValue] = MappingProxyType(
     {"max_threads": 1, "join_algorithm": "hash", "enable_packed_string_keys_in_aggregation": 0}
 )
 
-# Above anything an insert may hold, so that the engine never closes a block before its end.
-_UNBOUNDED = 2**40
+# Above anything an insert may hold, so that the engine never closes a block before its end; and the
+# most that a server takes without a warning in its log for every insert.
+_UNBOUNDED = 2**32
 
 INSERT_SETTINGS: Mapping[str, SettingValue] = MappingProxyType(
     {
