@@ -24,12 +24,15 @@ _READER_PROFILE = "pipehouse_reader"
 _READER_LIMITS = (
     # 2 and not 1: a reader may choose formats and lower its limits.
     "readonly = 2 CONST",
-    "max_execution_time = 60 MAX 600",
-    "max_memory_usage = 4000000000 MAX 16000000000",
+    # Without the lower bounds 0 would lift them.
+    "max_execution_time = 60 MIN 0.001 MAX 600",
+    "max_memory_usage = 4000000000 MIN 1 MAX 16000000000",
     "max_concurrent_queries_for_user = 100",
 )
-# What doctor, audit, the cache and recovery ask about; rows without a grant are hidden.
+# What doctor, audit, the cache and recovery ask about; rows without a grant are hidden, that of
+# ``one`` too, which everybody may read and which says when the server was started.
 _SYSTEM_TABLES = (
+    "one",
     "parts",
     "tables",
     "columns",

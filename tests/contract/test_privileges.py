@@ -218,6 +218,21 @@ async def test_a_query_process_reads_and_follows_as_the_reader_and_cannot_write(
             await reader.execute(Statement(sql=sql))
 
 
+async def test_everybody_sees_when_the_server_was_started(site: Site) -> None:
+    boots = {(await site.engine(role)).boot_id for role in ROLES}
+    assert len(boots) == 1
+    # Not told from its clock, which two readings may see a second apart.
+    assert ":" not in boots.pop()
+
+
+@pytest.mark.parametrize("setting", ["max_execution_time", "max_memory_usage"])
+async def test_a_reader_cannot_lift_its_limits(site: Site, setting: str) -> None:
+    reader = await site.engine("reader")
+    with pytest.raises(QueryError, match=setting):
+        await reader.fetch(Statement(sql="SELECT 1", settings={setting: 0}))
+    await reader.fetch(Statement(sql="SELECT 1", settings={setting: 10}))
+
+
 async def test_deploying_again_needs_no_more_than_the_deployer_has(
     site: Site, project: LoadedProject
 ) -> None:

@@ -53,7 +53,8 @@ _KILL_WHERE = re.compile(r"\bWHERE\b(.*?)(?:\b(SYNC|ASYNC|TEST)\b)?\s*;?\s*\Z", 
 class Access(Struct, frozen=True, kw_only=True):
     """What a statement runs under.
 
-    ``readonly`` is the engine's setting: 0, 1 (settings cannot be changed) or 2.
+    ``readonly`` is the engine's setting: 0, 1 (settings cannot be changed) or 2. ``shown`` are the
+    tables of the system database that are listed; None for all.
     """
 
     database: str
@@ -61,6 +62,7 @@ class Access(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, str] = msgspec.field(default_factory=dict)
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     readonly: int = 0
+    shown: frozenset[str] | None = None
 
 
 class Engine:
@@ -175,7 +177,7 @@ class Engine:
                 found_by = {"log_comment": query.marker} if access.parameters else {}
                 session.apply({**access.settings, **found_by})
             return session.query(
-                f"{self.emulated(sql, access.user)}\n-- {query.marker}",
+                f"{self.emulated(sql, access.user, access.shown)}\n-- {query.marker}",
                 output_format,
                 access.parameters,
             )
@@ -206,7 +208,7 @@ class Engine:
             output_format,
         )
 
-    def emulated(self, sql: str, user: str) -> str:
+    def emulated(self, sql: str, user: str, shown: frozenset[str] | None = None) -> str:
         """The statement with what the embedded engine lacks put in its place."""
         lowered = sql.lower()
         if _LENIENCY in self._lacking:
@@ -217,7 +219,7 @@ class Engine:
             if "processes" in lowered:
                 tables["system", "processes"] = self.running.processes_sql()
             if "uuid" in lowered and "tables" in lowered:
-                tables["system", "tables"] = self._tables_sql()
+                tables["system", "tables"] = self._tables_sql(shown)
             if self._lacking:
                 names = ", ".join(map(literal, self._lacking))
                 for table in ("settings", "merge_tree_settings"):
@@ -236,12 +238,16 @@ class Engine:
             sql = replace_calls(sql, calls)
         return sql
 
-    def _tables_sql(self) -> str:
+    def _tables_sql(self, shown: frozenset[str] | None) -> str:
         # A server gives its system tables new identifiers at every start; this engine gives none.
+        rows = ""
+        if shown is not None:
+            names = ", ".join(map(literal, sorted(shown)))
+            rows = f" WHERE database != 'system' OR has([{names}]::Array(String), name)"
         return (
             "(SELECT * REPLACE (if(database = 'system',"
             f" reinterpretAsUUID(MD5(concat('{self.boot_uuid}', name))), uuid) AS uuid)"
-            " FROM system.tables)"
+            f" FROM system.tables{rows})"
         )
 
     def columns(self, session: Session, database: str, table: str) -> list[Column]:

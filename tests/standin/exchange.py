@@ -194,6 +194,7 @@ class Exchange:
             settings=self._service.users.settings_of(user, settings),
             parameters=parameters,
             readonly=readonly,
+            shown=self._service.users.shown_to(user),
         )
 
     def _run(self, query: Query, access: Access, user: User) -> None:

@@ -130,6 +130,7 @@ class NativeConnection:
             user=self._user_name,
             settings=settings,
             readonly=2 if self._user.readonly else 0,
+            shown=self._service.users.shown_to(self._user),
         )
 
     def _answer_packet(self) -> bool:

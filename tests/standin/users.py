@@ -110,6 +110,20 @@ class Users:
                 f" the grant {missing}",
             )
 
+    def shown_to(self, user: User) -> frozenset[str] | None:
+        """The tables of the system database that a user sees in its list; None for all.
+
+        Everybody may read some more of them, but only what was granted is listed.
+        """
+        grants = user.grants
+        if grants is None or any(
+            g.database == "*" and g.table == "*"
+            for g in grants
+            if g.privilege in ("ALL", "SELECT", "SHOW")
+        ):
+            return None
+        return frozenset(g.table for g in grants if g.database == "system")
+
     def settings_of(self, user: User, wanted: Mapping[str, str]) -> dict[str, str]:
         """What a statement runs under: the profile's settings, changed as the client asks.
 
