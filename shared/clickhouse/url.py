@@ -78,6 +78,9 @@ def parse_url(text: str) -> ServerUrl:
         raise _bad(f"it does not start with {_SCHEME}")
     rest, _, query = text.removeprefix(_SCHEME).partition("?")
     rest, _, database = rest.partition("/")
+    if "@" in database or ("@" in query and "@" not in rest):
+        # The end of a password: what stands here must not be shown as a host or an option.
+        raise _bad("'/', '?' and '@' in a user name or password have to be percent-encoded")
     login, _, hosts = rest.rpartition("@")
     user, _, password = login.partition(":")
     options = _options(query)

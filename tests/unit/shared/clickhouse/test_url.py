@@ -35,6 +35,17 @@ def test_the_password_is_never_shown() -> None:
     assert str(url) == repr(url) == "clickhouse://u@[::1]:9000/d"
 
 
+@pytest.mark.parametrize("password", ["ses@me/key", "ses/same", "ses?ame", "ses?a=me", "12?ame"])
+def test_nothing_of_a_password_that_is_not_encoded_is_shown(password: str) -> None:
+    with pytest.raises(ConfigError, match="percent-encoded") as caught:
+        parse_url(f"clickhouse://u:{password}@h:9000/d?http_port=8123")
+    assert "me" not in str(caught.value).replace("name", "")
+
+
+def test_an_at_sign_within_a_password_is_no_end_of_it() -> None:
+    assert parse_url("clickhouse://u:ses@me@h/d?ca=").password == "ses@me"
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
