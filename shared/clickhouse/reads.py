@@ -165,8 +165,10 @@ class HttpFace:
             raise _refusal(response.status, body)
         return body.decode().rstrip("\n")
 
-    async def send(self, request: Request, *, silence_s: float | None = 0) -> Answer:
-        """Send a statement to the first host that answers.
+    async def send(
+        self, request: Request, *, silence_s: float | None = 0, tells: bool = True
+    ) -> Answer:
+        """Send a statement to the first host that answers; ``tells`` the log of those that do not.
 
         Raises:
             ServerRefusalError: The server refused it.
@@ -177,7 +179,8 @@ class HttpFace:
             try:
                 answer = await self._send_to(host, request, silence_s)
             except _OUT_OF_REACH as error:
-                self._tell_once(host, str(error) or "it takes too long")
+                if tells:
+                    self._tell_once(host, str(error) or "it takes too long")
                 if not request.repeatable:
                     break
                 if isinstance(error, HttpSilentError):
@@ -238,7 +241,12 @@ class HttpFace:
         ).encode("latin-1")
 
     async def whole(
-        self, request: Request, *, limit_s: float | None = None, silence_s: float | None = 0
+        self,
+        request: Request,
+        *,
+        limit_s: float | None = None,
+        silence_s: float | None = 0,
+        tells: bool = True,
     ) -> tuple[bytes, Summary]:
         """Send a statement and take its whole answer.
 
@@ -246,6 +254,7 @@ class HttpFace:
             request: The statement.
             limit_s: When to end it from here; the server has its own, shorter limit.
             silence_s: How long the server may say nothing; None for ever, 0 as the URL says.
+            tells: Whether the log is told of hosts that do not answer.
 
         Raises:
             ServerRefusalError: The server refused it.
@@ -254,7 +263,7 @@ class HttpFace:
         """
         try:
             async with asyncio.timeout(limit_s):
-                answer = await self.send(request, silence_s=silence_s)
+                answer = await self.send(request, silence_s=silence_s, tells=tells)
                 try:
                     body = await answer.response.read()
                 finally:

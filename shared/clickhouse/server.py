@@ -32,6 +32,10 @@ OLDEST = (25, 8)
 _MAX_WAITING = 64
 _LOGIN_CODES = frozenset({192, 193, 516})
 _UNKNOWN_DATABASE, _READONLY = 81, 164
+_PORTS_HINT = (
+    "The port behind the host is that of the native protocol, 9000 by default; that of HTTP is"
+    " named by http_port."
+)
 _SETTINGS_SQL = "SELECT name FROM system.settings"
 _READONLY_SQL = "SELECT toString(getSetting('readonly'))"
 
@@ -162,7 +166,12 @@ def _unreachable(url: ServerUrl, host: Host, port: int, cause: BaseException) ->
             hint="Set secure=1, or name its plain port.",
         )
     reason = str(cause) or "the connection was closed"
-    return ClickHouseUnavailableError(f"ClickHouse at {place} cannot be used: {reason}.")
+    if isinstance(cause, errors.UnexpectedPacketFromServerError):
+        reason = "it does not speak the native protocol"
+    return ClickHouseUnavailableError(
+        f"ClickHouse at {place} cannot be used: {reason}.",
+        hint=_PORTS_HINT if port == host.native_port else None,
+    )
 
 
 def _refused(url: ServerUrl, text: str) -> AppError:
@@ -189,9 +198,16 @@ async def _check_http(url: ServerUrl, face: HttpFace, hosts: Hosts) -> None:
     host = hosts.in_order()[0]
     options: dict[str, SettingValue] = {"readonly": 2}
     try:
-        await face.whole(face.request("SELECT 1", options, host=host))
+        await face.whole(face.request("SELECT 1", options, host=host), tells=False)
     except ServerRefusalError as error:
-        raise _refused(url, str(error)) from None
+        failure = parse_failure(str(error))
+        if failure.code:
+            raise _refused(url, str(error)) from None
+        raise ConfigError(
+            f"Not ClickHouse's HTTP interface answers at {host.name}:{host.http_port}:"
+            f" {failure.message}",
+            hint="Name its port: http_port=8123.",
+        ) from None
     except ClickHouseUnavailableError as error:
         cause = await _http_cause(url, host)
         if cause is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.clickhouse.server import open_server
 from shared.errors import AppError, ClickHouseUnavailableError, ConfigError
@@ -50,8 +51,9 @@ def secure(
 
 
 async def _problem(url: str, *, writes: bool = True) -> AppError:
-    with pytest.raises(AppError) as caught:
+    with capture_logs() as lines, pytest.raises(AppError) as caught:
         await open_server(url, writes=writes)
+    assert lines == [], "more than the one line"
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     return caught.value
@@ -75,6 +77,18 @@ CASES: list[tuple[str, Callable[[Standin], str], str, int]] = [
         lambda s: s.url().replace(f"http_port={s.http_port}", f"http_port={_free_port()}"),
         "http_port",
         5,
+    ),
+    (
+        "ports of HTTP and of the native protocol mixed up",
+        lambda s: s.url().replace(f":{s.port}/", f":{s.http_port}/"),
+        "does not speak the native protocol. The port behind the host",
+        5,
+    ),
+    (
+        "native port for HTTP",
+        lambda s: s.url().replace(f"http_port={s.http_port}", f"http_port={s.port}"),
+        "http_port",
+        4,
     ),
     ("tls on a plain port", lambda s: s.url().replace("secure=0", "secure=1"), "does not speak", 4),
 ]

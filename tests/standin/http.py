@@ -45,8 +45,12 @@ class HttpConnection:
         except Cut as cut:
             if cut.reset:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except (OSError, EOFError, ValueError):
-            # The client went away or does not speak HTTP.
+        except ValueError:
+            # Not HTTP.
+            with contextlib.suppress(OSError):
+                self._sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: Close\r\n\r\n")
+        except (OSError, EOFError):
+            # The client went away.
             pass
         finally:
             with contextlib.suppress(OSError):

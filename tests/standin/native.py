@@ -46,6 +46,11 @@ from tests.standin.users import User
 _HELLO, _QUERY, _DATA, _CANCEL, _PING = 0, 1, 2, 3, 4
 _S_HELLO, _S_DATA, _S_EXCEPTION, _S_PROGRESS, _S_PONG, _S_END, _S_PROFILE = 0, 1, 2, 3, 4, 5, 6
 _OLDEST_CLIENT = 54429
+# What a server says to a GET or POST.
+_WRONG_PORT = (
+    b"HTTP/1.0 400 Bad Request\r\n\r\nPort 9000 is for clickhouse-client program\r\n"
+    b"You must use port 8123 for HTTP.\r\n"
+)
 _RECEIVE_BYTES = 1024 * 1024
 _WATCH_S = 0.05
 
@@ -92,7 +97,10 @@ class NativeConnection:
         self._sock.sendall(b"".join(pieces))
 
     def _greet(self) -> bool:
-        if read_varint(self._reader) != _HELLO:
+        kind = read_varint(self._reader)
+        if kind in b"GP":
+            self._send(_WRONG_PORT)
+        if kind != _HELLO:
             return False
         read_text(self._reader)
         read_varint(self._reader)
