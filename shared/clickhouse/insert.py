@@ -19,8 +19,8 @@ _MISSING_PREFIX = "__missing_"
 LATE = "The insert came after its deadline"
 
 _SELECT_SETTINGS: dict[str, SettingValue] = {
-    "insert_select_deduplicate": 1,
-    "deduplicate_insert_select": "force_enable",
+    # Not force_enable: until 26.3 that refuses every SELECT without ORDER BY ALL, token or not.
+    "deduplicate_insert_select": "enable_even_for_bad_queries",
 }
 
 # How rows are read from NDJSON.
@@ -42,7 +42,6 @@ _FILE_SETTINGS: dict[str, SettingValue] = {
 _WITHOUT_DEDUPLICATION: dict[str, SettingValue] = {
     "insert_deduplicate": 0,
     "deduplicate_insert": "disable",
-    "insert_select_deduplicate": 0,
     "deduplicate_insert_select": "disable",
     "deduplicate_blocks_in_dependent_materialized_views": 0,
 }

@@ -25,6 +25,7 @@ from tests.standin.statements import Column, as_insert_select, kill_answer, writ
 from tests.standin.text import (
     InputCall,
     InsertHead,
+    input_call,
     is_streamed,
     replace_calls,
     replace_tables,
@@ -39,9 +40,10 @@ _Key = tuple[str, int, frozenset[tuple[str, str]]]
 _BASE_SETTINGS: Mapping[str, str | int] = {"log_queries": 0}
 _LENIENCY = "allow_dimensions_outside_sorting_key"
 _CHECKED_TABLE = re.compile(r"(\s*CREATE TABLE\b.*?\bAggregatingMergeTree\b.*?\bSETTINGS) ", re.S)
+# Since then a deduplication token is enough for what is not sorted.
+_TOKEN_SUFFICES = (26, 4)
 # Settings of ours that came after the oldest release that we work with.
 _CAME_WITH: Mapping[str, tuple[int, int]] = {
-    "insert_select_deduplicate": (25, 12),
     "deduplicate_insert_select": (25, 12),
     "deduplicate_insert": (26, 2),
     _LENIENCY: (26, 7),
@@ -89,20 +91,27 @@ class Engine:
         self.real_version = self._scalar("SELECT version()")
         self.version = f"{release}.1" if release else self.real_version
         self.timezone = self._scalar("SELECT timezone()")
-        number = tuple(int(part) for part in self.version.split(".")[:2])
-        self._lacking = {name for name, since in _CAME_WITH.items() if number < since}
+        self._number = tuple(int(part) for part in self.version.split(".")[:2])
+        self._lacking = {name for name, since in _CAME_WITH.items() if self._number < since}
         known = self._scalar("SELECT name FROM system.settings").split("\n")
         self.setting_names = frozenset(known) - self._lacking
         self.server_uuid = self._kept_uuid(folder / "standin-uuid")
         self.boot_uuid = str(uuid.uuid4())
         self._kill_lock = threading.Lock()
 
-    def check(self, sql: str) -> None:
-        """Whether this release knows the settings that a client names.
+    def check(self, sql: str, settings: Mapping[str, str]) -> None:
+        """Whether this release takes what a client asks for.
 
         Raises:
-            ServerError: One came later.
+            ServerError: It names a setting that came later, or wants what came later of one.
         """
+        if (
+            self._number < _TOKEN_SUFFICES
+            and settings.get("deduplicate_insert_select") == "force_enable"
+            and input_call(sql) is not None
+        ):
+            text = "Deduplication for INSERT SELECT with non-stable SELECT is not possible"
+            raise ServerError(764, "DEDUPLICATION_IS_NOT_POSSIBLE", text)
         for name in self._lacking & {token.string or token.text for token in tokens(sql)}:
             raise ServerError(115, "UNKNOWN_SETTING", f"Unknown setting '{name}'")
 

@@ -210,7 +210,7 @@ class Exchange:
         faults = self._service.faults
         faults.pass_through("query", subject)
         self._service.users.check(query.user, user, query.sql, access.database)
-        self._engine.check(query.sql)
+        self._engine.check(query.sql, access.settings)
         faults.pass_through("before", subject)
         with self._engine.session(access) as session:
             if head is None and has_answer(query.sql):

@@ -196,7 +196,7 @@ class NativeConnection:
         subject = self._subject(query, head)
         self._service.faults.pass_through("query", subject)
         self._service.users.check(query.user, self._user, query.sql, self._database)
-        self._engine.check(query.sql)
+        self._engine.check(query.sql, access.settings)
         if head is not None and head.format is not None:
             self._insert(query, access, head, subject)
         elif head is not None and (call := input_call(request.sql)) is not None:

@@ -56,9 +56,9 @@ def as_insert_select(settings: Mapping[str, str], bodies: Iterable[bytes]) -> st
     mode = settings.get("deduplicate_insert", "backward_compatible_choice")
     wanted = settings.get("insert_deduplicate", "1") not in ("0", "false")
     if mode == "disable" or (mode != "enable" and not wanted):
-        chosen = "insert_select_deduplicate = 0, deduplicate_insert_select = 'disable'"
+        chosen = "deduplicate_insert_select = 'disable'"
     else:
-        chosen = "insert_select_deduplicate = 1, deduplicate_insert_select = 'force_enable'"
+        chosen = "deduplicate_insert_select = 'force_enable'"
         if not settings.get("insert_deduplication_token"):
             # A block of data without a token is known by its content, a query's result is not.
             digest = hashlib.sha256(b"".join(bodies)).hexdigest()
