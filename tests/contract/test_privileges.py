@@ -20,7 +20,7 @@ from ingest.landing import SCRATCH_DATABASE, Landing
 from ingest.lease import take_lease
 from ingest.ledger import Ledger, LedgerEntry
 from ingest.messages import Intent
-from ingest.replay_store import ReplayStore
+from ingest.replay_store import Place, ReplayStore
 from shared.auth.opening import open_tokens
 from shared.clickhouse.contract import Run, Statement
 from shared.clickhouse.server import open_server
@@ -216,6 +216,15 @@ async def test_a_query_process_reads_and_follows_as_the_reader_and_cannot_write(
     for sql in ("INSERT INTO clicks (n) VALUES (1)", "DROP TABLE clicks"):
         with pytest.raises(QueryError):
             await reader.execute(Statement(sql=sql))
+
+
+async def test_quarantine_is_emptied_as_the_deployer(site: Site) -> None:
+    place = Place(topic="events.clicks", stream=7, partition=0)
+    with pytest.raises(QueryError, match="ALTER DELETE"):
+        await ReplayStore(await site.engine("writer"), "clicks").release(place, [5])
+    deployer = await site.engine("deployer")
+    async with take_lease(deployer, CLOCK, "replay clicks", "d"):
+        await ReplayStore(deployer, "clicks").release(place, [5])
 
 
 async def test_everybody_sees_when_the_server_was_started(site: Site) -> None:

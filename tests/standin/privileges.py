@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from tests.standin.text import Token, parse_insert, tokens
 
-# Everybody may read these; rows without a grant are hidden, which is not emulated.
+# Everybody may read these. Rows without a grant are hidden: in ``system.tables`` those of the
+# system database, else not emulated.
 _OPEN_SYSTEM_TABLES = {
     "one",
     "numbers",
@@ -73,6 +74,8 @@ def needed_grants(sql: str, database: str) -> Iterator[Grant]:
     elif first in _ON_NAME:
         named = next((i for i, token in enumerate(found) if token.upper == "TABLE"), 0) + 1
         yield Grant(first, *_name_at(found, named, database))
+    elif first == "DELETE":
+        yield Grant("ALTER DELETE", *_name_at(found, 2, database))
     elif first in ("RENAME", "EXCHANGE"):
         yield Grant("DROP TABLE", database, "*")
     elif first == "SYSTEM":
