@@ -213,6 +213,9 @@ _QUERY_TIMEOUT_CODES = frozenset({159, 160})
 _QUERY_TOO_LARGE_CODES = frozenset({158, 241, 307, 396})
 _QUERY_UNAVAILABLE_CODES = frozenset({202, 209, 210, 225, 236, 279, 425, 439, 722, 745, 999})
 
+# With one code: the query uses too much, or all that run on the server together do.
+_MEMORY_LIMIT, _OF_THE_SERVER = 241, "(total) memory limit exceeded"
+
 _HEAD = re.compile(r"Code: (\d+)\.\s*(?:DB::\w*Exception: )?")
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]{2,})\)\s*\.?\s*\Z")
 _VERSION = re.compile(r"\s*\(version [^()]*(?:\([^()]*\))?[^()]*\)")
@@ -292,9 +295,10 @@ def query_error(text: str) -> AppError:
         return QueryTimeoutError(
             failure.message, clickhouse_code=failure.code, clickhouse_name=failure.name
         )
-    if failure.code in _QUERY_TOO_LARGE_CODES:
+    is_overloaded = failure.code == _MEMORY_LIMIT and _OF_THE_SERVER in failure.message
+    if failure.code in _QUERY_TOO_LARGE_CODES and not is_overloaded:
         return TooLargeError(failure.message)
-    if failure.code in _QUERY_UNAVAILABLE_CODES:
+    if failure.code in _QUERY_UNAVAILABLE_CODES or is_overloaded:
         return ClickHouseUnavailableError(failure.message)
     return QueryError(
         failure.message,

@@ -92,6 +92,10 @@ def test_a_view_error_names_the_view_first() -> None:
         (text(396, "TOO_MANY_ROWS_OR_BYTES"), TooLargeError),
         (text(158, "TOO_MANY_ROWS"), TooLargeError),
         (text(241, "MEMORY_LIMIT_EXCEEDED"), TooLargeError),
+        (
+            text(241, "MEMORY_LIMIT_EXCEEDED", "(total) memory limit exceeded: would use 8 GiB"),
+            ClickHouseUnavailableError,
+        ),
         (text(202, "TOO_MANY_SIMULTANEOUS_QUERIES"), ClickHouseUnavailableError),
         (text(210, "NETWORK_ERROR"), ClickHouseUnavailableError),
         ("no code at all", QueryError),
