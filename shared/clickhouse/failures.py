@@ -213,6 +213,7 @@ _QUERY_TIMEOUT_CODES = frozenset({159, 160})
 _QUERY_TOO_LARGE_CODES = frozenset({158, 241, 307, 396})
 _QUERY_UNAVAILABLE_CODES = frozenset({202, 209, 210, 225, 236, 279, 425, 439, 722, 745, 999})
 
+_LOGIN_CODES = frozenset({192, 193, 516})
 # With one code: the query uses too much, or all that run on the server together do.
 _MEMORY_LIMIT, _OF_THE_SERVER = 241, "(total) memory limit exceeded"
 
@@ -298,6 +299,11 @@ def query_error(text: str) -> AppError:
     is_overloaded = failure.code == _MEMORY_LIMIT and _OF_THE_SERVER in failure.message
     if failure.code in _QUERY_TOO_LARGE_CODES and not is_overloaded:
         return TooLargeError(failure.message)
+    if failure.code in _LOGIN_CODES:
+        # Callers of endpoints see this text, and cannot help it.
+        return ClickHouseUnavailableError(
+            "ClickHouse refuses the user of this process: unknown user or wrong password."
+        )
     if failure.code in _QUERY_UNAVAILABLE_CODES or is_overloaded:
         return ClickHouseUnavailableError(failure.message)
     return QueryError(

@@ -93,6 +93,10 @@ def test_a_view_error_names_the_view_first() -> None:
         (text(158, "TOO_MANY_ROWS"), TooLargeError),
         (text(241, "MEMORY_LIMIT_EXCEEDED"), TooLargeError),
         (
+            text(516, "AUTHENTICATION_FAILED", "me: Authentication failed"),
+            ClickHouseUnavailableError,
+        ),
+        (
             text(241, "MEMORY_LIMIT_EXCEEDED", "(total) memory limit exceeded: would use 8 GiB"),
             ClickHouseUnavailableError,
         ),
