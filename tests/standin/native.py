@@ -45,6 +45,7 @@ from tests.standin.users import User
 
 _HELLO, _QUERY, _DATA, _CANCEL, _PING = 0, 1, 2, 3, 4
 _S_HELLO, _S_DATA, _S_EXCEPTION, _S_PROGRESS, _S_PONG, _S_END, _S_PROFILE = 0, 1, 2, 3, 4, 5, 6
+_S_TABLE_COLUMNS = 11
 _OLDEST_CLIENT = 54429
 # What a server says to a GET or POST.
 _WRONG_PORT = (
@@ -244,7 +245,7 @@ class NativeConnection:
         columns = insert_columns(
             self._engine.columns(self._session, *target), head, target, allowed
         )
-        self._send(data_packet(_S_DATA, header_block(columns), self._compression))
+        self._send_wanted(columns)
         blocks = self._receive_blocks(subject)
         self._service.faults.pass_through("before", subject)
         if blocks:
@@ -261,12 +262,19 @@ class NativeConnection:
     ) -> None:
         assert self._session is not None
         columns = self._engine.structure(self._session, call.structure)
-        self._send(data_packet(_S_DATA, header_block(columns), self._compression))
+        self._send_wanted(columns)
         blocks = self._receive_blocks(subject)
         self._service.faults.pass_through("before", subject)
         bodies = [block.body for block in blocks]
         self._engine.insert_input(self._session, query, access, call, bodies)
         self._service.faults.pass_through("after", subject)
+
+    def _send_wanted(self, columns: tuple[tuple[str, str], ...]) -> None:
+        """Tell the columns that are wanted: for defaults, and as a block without rows."""
+        lines = "".join(f"`{name}` {kind}\n" for name, kind in columns)
+        described = f"columns format version: 1\n{len(columns)} columns:\n{lines}"
+        self._send(varint(_S_TABLE_COLUMNS), text(""), text(described))
+        self._send(data_packet(_S_DATA, header_block(columns), self._compression))
 
     def _receive_blocks(self, subject: Subject) -> list[Block]:
         blocks: list[Block] = []
