@@ -16,6 +16,7 @@ from shared.clickhouse.server import OLDEST, open_server
 from shared.clickhouse.serverengine import ServerClickHouse
 from shared.clock import SystemClock
 from shared.datafile.project import load_project
+from shared.errors import QueryError
 from tests.standin.process import Standin
 
 PROJECTS = Path(__file__).parents[2] / "deploy" / "projects"
@@ -83,3 +84,12 @@ async def test_rows_that_are_selected_from_what_is_sent_are_stored_once(
     await server.insert(structs.replace(block, token="twice"))
     counted = f"SELECT (SELECT count() FROM {DB}.t), (SELECT count() FROM {DB}.v)"
     assert (await server.fetch(Statement(sql=counted))).body == b"6\t6\n"
+
+
+async def test_an_answer_that_fails_after_its_first_rows_says_why(server: ServerClickHouse) -> None:
+    sql = "SELECT throwIf(number = 3000000, 'late') FROM numbers(4000000)"
+    stream = await server.stream(Statement(sql=sql, format="TSV", settings={"max_threads": 1}))
+    with pytest.raises(QueryError, match="late"):
+        async for _ in stream:
+            pass
+    assert (await server.fetch(Statement(sql="SELECT 1"))).body == b"1\n"

@@ -91,8 +91,8 @@ class Engine:
         self.real_version = self._scalar("SELECT version()")
         self.version = f"{release}.1" if release else self.real_version
         self.timezone = self._scalar("SELECT timezone()")
-        self._number = tuple(int(part) for part in self.version.split(".")[:2])
-        self._lacking = {name for name, since in _CAME_WITH.items() if self._number < since}
+        self.number = tuple(int(part) for part in self.version.split(".")[:2])
+        self._lacking = {name for name, since in _CAME_WITH.items() if self.number < since}
         known = self._scalar("SELECT name FROM system.settings").split("\n")
         self.setting_names = frozenset(known) - self._lacking
         self.server_uuid = self._kept_uuid(folder / "standin-uuid")
@@ -106,7 +106,7 @@ class Engine:
             ServerError: It names a setting that came later, or wants what came later of one.
         """
         if (
-            self._number < _TOKEN_SUFFICES
+            self.number < _TOKEN_SUFFICES
             and settings.get("deduplicate_insert_select") == "force_enable"
             and input_call(sql) is not None
         ):

@@ -75,6 +75,8 @@ REASONS = {
     503: "Service Unavailable",
 }
 _READ_BYTES = 256 * 1024
+# Older releases mark an error behind the first rows without a tag.
+_TAGGED_SINCE = (25, 11)
 # What a server keeps back before it sends the first byte, so that the status can still change.
 _HELD_BYTES = 1024 * 1024
 
@@ -308,10 +310,11 @@ class Exchange:
             "Transfer-Encoding": "chunked",
             "X-ClickHouse-Query-Id": query.query_id if query else "",
             "X-ClickHouse-Timezone": self._engine.timezone,
-            "X-ClickHouse-Exception-Tag": self._tag,
             "Keep-Alive": "timeout=30, max=9999",
             **self._headers,
         }
+        if self._engine.number >= _TAGGED_SINCE:
+            headers["X-ClickHouse-Exception-Tag"] = self._tag
         accepted = self._request.headers.get("accept-encoding", "")
         if self._request.query.get("enable_http_compression") in ("1", "true") and (
             "gzip" in accepted
@@ -336,6 +339,9 @@ class Exchange:
     def _break_off(self, error: ServerError) -> None:
         """Tell an error behind what was sent and end the connection without an end of the body."""
         message = error.over_http(self._engine.version)
+        if self._engine.number < _TAGGED_SINCE:
+            self._send(f"__exception__\r\n{message}".encode())
+            raise EOFError("The answer broke off.")
         self._send(
             f"\r\n__exception__\r\n{self._tag}\r\n{message}"
             f"{len(message.encode())} {self._tag}\r\n__exception__\r\n".encode()
