@@ -222,7 +222,7 @@ async def _bootstrap(settings: Settings, *, only_print: bool) -> None:
             hint="Set PIPEHOUSE_CLICKHOUSE_URL to the URL of a user who may create users.",
         )
     url = parse_url(settings.clickhouse_url)
-    passwords = {role: "<password>" if only_print else secrets.token_urlsafe(24) for role in ROLES}
+    passwords = {role: "<password>" if only_print else new_password() for role in ROLES}
     accounts = users(url.database, passwords)
     if only_print:
         for line in statements(url.database, accounts):
@@ -244,6 +244,11 @@ async def _bootstrap(settings: Settings, *, only_print: bool) -> None:
         say(f"{user.name} was made, {_used_by(user)}. Its password is shown this once:")
         where = f"{host}?{options}" if options else host
         say(f"  PIPEHOUSE_CLICKHOUSE_URL='{user.url(where, url.database)}'")
+
+
+def new_password() -> str:
+    """A password that also servers take which ask for a character of every kind."""
+    return f"{secrets.token_urlsafe(24)}-Aa1"
 
 
 async def _may_log_in(url: ServerUrl, user: User) -> bool:
