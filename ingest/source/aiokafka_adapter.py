@@ -18,11 +18,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from msgspec import Struct
 
 from ingest.source.kafka_requests import MetadataRequest
+from ingest.source.lenient_records import KeptRecords
 from ingest.source.record_lists import RecordLists
 from shared.clock import steady_s
 
@@ -208,6 +210,9 @@ def _raise_for(code: int) -> None:
 
 # Records --------------------------------------------------------------------------------------
 
+# What is fetched keeps its bytes, for batches that have to be read a second time.
+aiokafka_fetcher.MemoryRecords = KeptRecords
+
 
 @contextlib.contextmanager
 def polling(consumer: AIOKafkaConsumer) -> Iterator[None]:
@@ -291,7 +296,11 @@ def _unpack(
         if not batch.validate_crc():
             raise kafka_errors.CorruptRecordException(f"Invalid CRC - {part._tp}")
         if _is_visible(part, batch):
-            lists.extend(batch, first=part.next_fetch_offset)
+            try:
+                lists.extend(batch, first=part.next_fetch_offset)
+            except UnicodeDecodeError:
+                lenient = part._records.lenient(batch.base_offset)
+                lists.extend(lenient, first=part.next_fetch_offset)
         part.next_fetch_offset = batch.next_offset
     return Fetched(
         offsets=lists.offsets,
@@ -306,6 +315,9 @@ def _unpack(
 
 def _is_visible(part: Any, batch: Any) -> bool:
     """Whether a batch holds records of ours to see: no marker, and not of an aborted producer."""
+    if batch.producer_id is None:
+        # In the format of before Kafka 0.11: a topic may still have some.
+        return True
     part._consume_aborted_up_to(batch.base_offset)
     if batch.is_control_batch:
         if part._contains_abort_marker(batch):

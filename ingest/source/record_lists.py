@@ -8,6 +8,9 @@ from typing import Any
 
 from ingest.chunk import size_bytes
 
+# What Kafka itself has where a record has no time.
+NO_TIMESTAMP_MS = -1
+
 
 class RecordLists:
     """The fields of consecutive records, one list each.
@@ -43,20 +46,30 @@ class RecordLists:
 
         No record is kept: thousands alive together would set off the garbage collector, which
         costs as much again as reading them.
+
+        Raises:
+            UnicodeDecodeError: A header has a name that is not UTF-8; nothing was added.
         """
         start = self.count
         add_offset, add_value = self._offsets.append, self.values.append
         add_timestamp = self.timestamps_ms.append
         add_key = None if self.keys is None else self.keys.append
         add_headers = None if self.headers is None else self.headers.append
-        for record in batch:
-            add_offset(record.offset)
-            add_value(record.value)
-            add_timestamp(record.timestamp)
-            if add_key is not None:
-                add_key(record.key)
-            if add_headers is not None:
-                add_headers(record.headers)
+        try:
+            for record in batch:
+                add_offset(record.offset)
+                add_value(record.value)
+                add_timestamp(record.timestamp)
+                if add_key is not None:
+                    add_key(record.key)
+                if add_headers is not None:
+                    add_headers(record.headers)
+        except UnicodeDecodeError:
+            self._drop(start, self.count)
+            raise
+        if self.count > start and self.timestamps_ms[start] is None:
+            # The oldest format of Kafka has no times.
+            self.timestamps_ms[start:] = [NO_TIMESTAMP_MS] * (self.count - start)
         self._drop(start, bisect_left(self._offsets, first, start))
         self.size_bytes += size_bytes(self.values[start:])
 

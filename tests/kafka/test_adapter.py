@@ -13,6 +13,7 @@ from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 
 from ingest.source import aiokafka_adapter
+from ingest.source.lenient_records import KeptRecords
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +84,12 @@ def test_requests_take_their_arguments_in_this_order() -> None:
         "consumer_group",
         "partitions",
     ]
+
+
+def test_what_is_fetched_is_made_by_a_name_that_can_be_replaced() -> None:
+    source = inspect.getsource(fetcher.Fetcher._proc_fetch_request)
+    assert "records = MemoryRecords(part_data[-1])" in source
+    assert fetcher.MemoryRecords is KeptRecords
 
 
 def test_nothing_but_the_adapter_touches_the_inside() -> None:

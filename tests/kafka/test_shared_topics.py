@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from msgspec import structs
 
 from deploy import ddl
@@ -50,6 +52,27 @@ async def test_what_was_aborted_is_not_stored_and_its_offsets_are_passed(rig: Ri
     assert await rig.one("SELECT id FROM EV ORDER BY id") == ["0", "1", "2", "6", "7", "8"]
     assert await rig.one("SELECT __offset FROM EV ORDER BY id") == ["0", "1", "2", "8", "9", "10"]
     assert await rig.one("SELECT sum(n) FROM EV_view_target") == ["6"]
+
+
+async def test_a_header_whose_name_is_no_text_stops_nothing(rig: Rig) -> None:
+    await rig.log.create_topic(rig.topic)
+    servers = rig.connection.bootstrap_servers
+    async with AIOKafkaProducer(bootstrap_servers=servers, acks="all") as producer:
+        batch = producer.create_batch()
+        for number in range(3):
+            name = "name" if number == 1 else "h"
+            batch.append(key=None, value=event(number), timestamp=1, headers=[(name, b"x")])
+        batch.close()
+        content = bytearray(batch._build())
+        content[content.index(b"name")] = 0xFF
+        struct.pack_into(">I", content, 17, calc_crc32c(memoryview(content)[21:]))
+        batch._buffer = content
+        await (await producer.send_batch(batch, rig.topic, partition=0))
+    rig.sent, rig.ends[Partition(rig.topic, 0)] = 3, 3
+    worker = rig.worker()
+    await rig.stored()
+    await close(worker)
+    await rig.assert_exactly_once()
 
 
 async def test_two_data_sources_of_one_topic_share_the_table_of_a_view(rig: Rig) -> None:
