@@ -352,7 +352,9 @@ class PartitionDelivery:
 
     async def _search(self, action: messages.Search) -> Event:
         found = await self._ranges.search(self._state, action.first, action.next)
-        if not found.guilty:
+        if found.guilty:
+            self._needs.on_refused(self._partition, sum(run.count for run in found.guilty))
+        else:
             self._alarm("no_guilty_row_found", first=action.first, next=action.next)
         return found
 

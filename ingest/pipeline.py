@@ -108,6 +108,7 @@ class Pipeline:
             on_settled=self._settled,
             on_held=lambda: observer.held(len(self.held)),
             on_room=self._make_room,
+            on_refused=self._refused,
         )
         self._partitions: dict[Partition, PartitionDelivery] = {}
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
@@ -218,7 +219,7 @@ class Pipeline:
         chunk = holder.left_out(chunk)
         decoded = await self._decode(chunk)
         if not self._limit.add(len(chunk.offsets), len(decoded.rejections)):
-            self._give_up(chunk.partition.topic)
+            self._give_up(chunk.partition)
             return
         if chunk.timestamps_ms:
             self._newest_ms[chunk.partition] = chunk.timestamps_ms[-1]
@@ -250,18 +251,24 @@ class Pipeline:
         self._memory.report(name, sum(p.held_bytes for p in self._partitions.values()))
         return self._memory.room_bytes(name)
 
-    def _give_up(self, topic: str) -> None:
+    def _refused(self, partition: Partition, rows: int) -> None:
+        if not self._limit.add(0, rows):
+            self._give_up(partition)
+
+    def _give_up(self, partition: Partition) -> None:
         """Stop without committing what was read; ranges under way are completed."""
+        if self.gave_up:
+            return
         self.gave_up = (
             f"{self._limit.text} are bad, more than max_quarantine_ratio"
             f" {self.settings.max_quarantine_ratio:g} allows"
         )
         now_ms = self._needs.clock.now_ms()
-        entry = stopped_entry(self.settings.name, topic, self.gave_up, now_ms)
+        entry = stopped_entry(self.settings.name, partition.topic, self.gave_up, now_ms)
         self._needs.observer.recorded(entry)
         self._stopping.set()
-        for partition in self._partitions.values():
-            partition.intake.abandon()
+        for each in self._partitions.values():
+            each.intake.abandon()
 
     def _watch(self) -> None:
         clock = self._needs.clock

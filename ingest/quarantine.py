@@ -116,7 +116,9 @@ class QuarantineLimit:
             old_rows, old_rejected = self._latest.popleft()
             self._rows -= old_rows
             self._rejected -= old_rejected
-        return self._rows < self._window_rows or self._rejected <= self._rows * self._max_ratio
+        if self._max_ratio >= 1.0 or self._rows < self._window_rows:
+            return True
+        return self._rejected <= self._rows * self._max_ratio
 
     @property
     def text(self) -> str:

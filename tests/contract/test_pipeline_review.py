@@ -19,6 +19,7 @@ from ingest.chunk import Partition
 from ingest.log.local import open_local_log
 from ingest.messages import Intent, Metadata, decode_metadata
 from ingest.partition import PartitionDelivery
+from ingest.quarantine import QuarantineLimit
 from ingest.source.contract import Poll
 from ingest.source.local import LocalSource
 from ingest.worker import Worker
@@ -427,6 +428,25 @@ async def test_records_that_are_all_excluded_do_not_stop_a_second_search(rig: Ri
     await worker.close(Deadline(CLOCK, 10))
     assert await rig.one("SELECT count() FROM EV_quarantine FINAL") == ["20"]
     assert await rig.one("SELECT name FROM system.tables WHERE name LIKE 'EV__scratch%'") == []
+
+
+async def test_rows_that_only_clickhouse_refuses_stop_a_pipeline_too(rig: Rig) -> None:
+    await rig.engine.execute(
+        Statement(sql=f"ALTER TABLE {rig.name} ADD CONSTRAINT small CHECK id % 3 = 0")
+    )
+    worker = rig.worker()
+    running = worker._running[rig.name]
+    running.pipeline._limit = QuarantineLimit(0.5, window_rows=30)
+    partition, next_ = await rig.send(30)
+    await asyncio.wait({running.task}, timeout=20)
+    assert running.pipeline.gave_up.startswith("20 of the latest 30 rows are bad")
+    await rig.send(30)
+    await worker.close(Deadline(CLOCK, 10))
+    # What was under way is completed, and nothing more is read.
+    position, metadata = await committed(rig, partition)
+    assert (position, metadata.intent) == (next_, None)
+    assert await rig.one("SELECT count() FROM EV") == ["10"]
+    assert await rig.one("SELECT count() FROM EV_quarantine FINAL") == ["20"]
 
 
 async def test_only_tombstones_and_rejections_are_a_range_too(rig: Rig) -> None:
