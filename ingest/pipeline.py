@@ -184,6 +184,8 @@ class Pipeline:
         key = assignment.partition
         partition = PartitionDelivery(self._needs, assignment)
         self._partitions[key] = partition
+        # Until something is read of it: since when nothing was.
+        self._newest_ms[key] = self._needs.clock.now_ms()
         assert self._unsettled is not None
         self._unsettled.add(key)
         if self._stopping.is_set():
@@ -221,7 +223,7 @@ class Pipeline:
         if not self._limit.add(len(chunk.offsets), len(decoded.rejections)):
             self._give_up(chunk.partition)
             return
-        if chunk.timestamps_ms:
+        if chunk.timestamps_ms and chunk.timestamps_ms[-1] > 0:
             self._newest_ms[chunk.partition] = chunk.timestamps_ms[-1]
         if self._partitions.get(chunk.partition) is holder:
             holder.intake.add(chunk, decoded)
@@ -277,12 +279,14 @@ class Pipeline:
             return
         self._watched_s = now_s
         lags = {p: self.source.lag(p, d.intake.read_to) for p, d in self._partitions.items()}
-        behind_ms = [now_ms - self._newest_ms.get(p, now_ms) for p, lag in lags.items() if lag > 0]
+        behind_s = [(now_ms - self._newest_ms[p]) / 1000 for p, lag in lags.items() if lag > 0]
+        age_s = max((d.age_s(now_s) for d in self._partitions.values()), default=0.0)
         self._needs.observer.watched(
             Watched(
                 lag_rows=sum(self.source.lag(p, d.done_to) for p, d in self._partitions.items()),
-                behind_s=max(behind_ms, default=0) / 1000,
-                age_s=max((d.age_s(now_s) for d in self._partitions.values()), default=0.0),
+                # What was read and is not stored cannot be queried either.
+                behind_s=max(age_s, *behind_s, 0.0),
+                age_s=age_s,
                 paused=sum(d.intake.is_full for d in self._partitions.values()),
             )
         )

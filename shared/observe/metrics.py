@@ -123,7 +123,7 @@ class Metrics:
         self.behind_seconds = self._gauge(
             "behind_seconds",
             "seconds",
-            "Age of the newest record that was read while others wait behind it.",
+            "At least how old what can be queried is while records wait, in the log or in memory.",
             by_source,
         )
         self.paused_partitions = self._gauge(

@@ -71,6 +71,7 @@ class Rig(Struct, kw_only=True):
     sent: int = 0
     source: type[LocalSource] = LocalSource
     recorder: LedgerRecorder | None = None
+    metrics: Metrics
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ class Rig(Struct, kw_only=True):
     def idle_worker(self, on_step: StepListener | None = None) -> Worker:
         def observe(name: str) -> MetricsObserver:
             on_entry = self.recorder.record if self.recorder else unrecorded
-            return MetricsObserver(Metrics(), name, on_step or nothing, on_entry)
+            return MetricsObserver(self.metrics, name, on_step or nothing, on_entry)
 
         return Worker(
             WorkerSettings(limits=self.limits),
@@ -166,6 +167,7 @@ async def open_rig(
         datasource=datasource,
         progress=Progress(),
         limits=BatchLimits(max_age_s=0.02),
+        metrics=Metrics(),
     )
     try:
         yield made

@@ -23,9 +23,9 @@ from ingest.quarantine import QuarantineLimit
 from ingest.source.contract import Poll
 from ingest.source.local import LocalSource
 from ingest.worker import Worker
-from shared.clickhouse.contract import Insert, Statement, Summary
+from shared.clickhouse.contract import Insert, Run, Statement, Summary
 from shared.clock import Deadline
-from shared.errors import LogUnavailableError
+from shared.errors import ClickHouseUnavailableError, LogUnavailableError
 from shared.model.resources import EngineSpec
 from tests.contract.delivery_rig import CLOCK, FaultyEngine, Rig, kill, open_rig
 
@@ -447,6 +447,34 @@ async def test_rows_that_only_clickhouse_refuses_stop_a_pipeline_too(rig: Rig) -
     assert (position, metadata.intent) == (next_, None)
     assert await rig.one("SELECT count() FROM EV") == ["10"]
     assert await rig.one("SELECT count() FROM EV_quarantine FINAL") == ["20"]
+
+
+async def test_what_waits_in_memory_counts_as_behind_and_a_position_as_done(rig: Rig) -> None:
+    def value(name: str) -> float:
+        found = rig.metrics.registry.get_sample_value(f"pipehouse_{name}", {"datasource": rig.name})
+        return found or 0.0
+
+    worker = rig.worker()
+    await rig.stored(*await rig.send(10))
+    await worker.close(Deadline(CLOCK, 10))
+    rig.faulty.plan = ["before"] * 1000
+    worker = rig.worker()
+    await rig.send(5)
+    await until(lambda: value("behind_seconds") > 0.5)
+    assert value("lag_rows") == 5
+    await kill(worker)
+    rig.faulty.plan = []
+
+    async def fail(*given: object) -> tuple[Run, ...]:
+        raise ClickHouseUnavailableError("gone")
+
+    # What lies ahead cannot be looked at, so nothing is read.
+    worker = rig.worker()
+    landing = worker._running[rig.name].pipeline._needs.landing
+    landing.stored_from = fail  # type: ignore[assignment, method-assign]
+    await rig.send(3)
+    await until(lambda: value("behind_seconds") > 1.5 and value("lag_rows") == 3)
+    await kill(worker)
 
 
 async def test_only_tombstones_and_rejections_are_a_range_too(rig: Rig) -> None:
