@@ -88,6 +88,7 @@ class GroupMember:
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._coordinator: Any = consumer._coordinator
+        self._fetcher: Any = consumer._fetcher
         self._group: str = self._coordinator.group_id
         self._one_commit = asyncio.Lock()
         self._renewed_s = 0.0
@@ -117,6 +118,12 @@ class GroupMember:
     def renew(self, sent_s: float) -> None:
         """The broker answered something that was sent at this time."""
         self._renewed_s = max(self._renewed_s, sent_s)
+
+    @property
+    def failure(self) -> str:
+        """The mistake that has ended what the library does in the background, for good."""
+        tasks = (self._coordinator._coordination_task, self._fetcher._fetch_task)
+        return "; ".join(str(t.exception()) for t in tasks if t.done() and not t.cancelled())
 
     def check(self) -> None:
         """Raise what went wrong in the background.
@@ -206,6 +213,19 @@ def _raise_for(code: int) -> None:
     error = kafka_errors.for_code(code)
     if error is not kafka_errors.NoError:
         raise error()
+
+
+async def stop(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and disconnect, also where the library has failed in the background."""
+    try:
+        await consumer.stop()
+    except kafka_errors.KafkaError:
+        # It has stopped half-way.
+        fetches = consumer._fetcher._pending_tasks
+        for task in fetches:
+            task.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+        await consumer._client.close()
 
 
 # Records --------------------------------------------------------------------------------------

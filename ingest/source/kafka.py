@@ -24,6 +24,7 @@ from ingest.source.aiokafka_adapter import (
     GroupMember,
     Membership,
     polling,
+    stop,
     take,
     topic_facts,
     wait_for_records,
@@ -120,12 +121,21 @@ class KafkaSource:
             self._member = GroupMember(consumer)
             consumer.subscribe([self._topic], listener=_Listener(self))
         except BaseException as error:
-            await consumer.stop()
+            await stop(consumer)
             if isinstance(error, kafka_errors.KafkaError):
                 raise self._unavailable(error) from error
             raise
         self._consumer = consumer
         return consumer
+
+    async def _start_anew(self, consumer: AIOKafkaConsumer) -> None:
+        """Go on with a new client, as a new member: the old one does nothing any more."""
+        self._revoked |= self._owned.keys()
+        for forgotten in (self._owned, self._fresh, self._lapsed, self._kept):
+            forgotten.clear()
+        self._all_let_go.set()
+        self._consumer = None
+        await stop(consumer)
 
     def _unavailable(self, error: Exception) -> LogUnavailableError:
         if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
@@ -189,7 +199,9 @@ class KafkaSource:
             raise ConfigError(
                 "This Kafka broker does not tell topic ids.", hint="Kafka 2.8 or later does."
             )
-        everything = [TopicPartition(self._topic, n) for n in range(facts.partitions)]
+        # A broker may not know of new partitions yet that were assigned already.
+        count = max(facts.partitions, *(p.number + 1 for p in fresh))
+        everything = [TopicPartition(self._topic, n) for n in range(count)]
         committed = await self._member.committed(everything)
         starts = await consumer.beginning_offsets(list(tps.values()))
         ends = await consumer.end_offsets(list(tps.values()))
@@ -212,7 +224,7 @@ class KafkaSource:
                     log_start=starts[tp],
                     log_end=ends[tp],
                     start=self._start(starts[tp], ends[tp], is_old=is_old),
-                    partitions=born or facts.partitions,
+                    partitions=born or count,
                 )
             )
         return Poll(assigned=tuple(assigned))
@@ -229,6 +241,10 @@ class KafkaSource:
         """See ``Source``."""
         consumer = await self._started()
         assert self._member is not None
+        if failure := self._member.failure:
+            log.error("kafka_client_failed", topic=self._topic, error=failure)
+            await self._start_anew(consumer)
+            consumer = await self._started()
         try:
             self._member.check()
             self._changed.clear()
@@ -395,5 +411,5 @@ class KafkaSource:
         self._owned.clear()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await stop(consumer)
         await self._reader.close()

@@ -57,9 +57,10 @@ def test_the_methods_are_there(owner: type, names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("owner", "names"),
     [
+        (group_coordinator.GroupCoordinator, ("_coordination_task",)),
         (AIOKafkaConsumer, ("_client", "_coordinator", "_fetcher", "_subscription")),
         (group_coordinator.GroupCoordinator, ("generation", "group_id", "member_id")),
-        (fetcher.Fetcher, ("_records", "_wait_consume_future")),
+        (fetcher.Fetcher, ("_fetch_task", "_pending_tasks", "_records", "_wait_consume_future")),
         (fetcher.FetchResult, ("_assignment", "_partition_records")),
         (
             fetcher.PartitionRecords,

@@ -169,3 +169,25 @@ async def test_finding_out_where_partitions_begin_counts_as_polling(rig: Rig) ->
             await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)
     await source.close()
     assert idle == [0]
+
+
+async def test_a_client_that_has_failed_in_the_background_is_replaced(rig: Rig) -> None:
+    worker = rig.worker()
+    await rig.send(20)
+    await rig.stored()
+    source = worker._running[rig.name].pipeline.source
+    assert isinstance(source, KafkaSource)
+
+    def fail(*given: object) -> None:
+        raise RuntimeError("a mistake of the library")
+
+    for owner, routine in (("_fetcher", "_get_actions_per_node"), ("_coordinator", "need_rejoin")):
+        consumer = source._consumer
+        assert consumer is not None
+        setattr(getattr(consumer, owner), routine, fail)
+        consumer._coordinator.request_rejoin()
+        await rig.send(20)
+        await rig.stored()
+        assert source._consumer is not consumer
+    await close(worker)
+    await rig.assert_exactly_once()
