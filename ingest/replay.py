@@ -233,6 +233,14 @@ class Replay:
             token=announcement.token,
         )
         self._needs.on_step("acknowledge")
+        if self._landing.needs_verification and await self._held(announcement) is not Holding.ALL:
+            # Restarted since an earlier attempt: it may remember a token whose rows it lost.
+            self._leave(
+                announcement,
+                "ClickHouse takes them for stored, and the table does not hold them; they stay in"
+                " quarantine until it has forgotten their token",
+            )
+            return
         await self._store.stored(announcement)
         await self._leave_quarantine(announcement)
         self._report.stored += batch.row_count
@@ -251,6 +259,8 @@ class Replay:
         if announcement.is_stored:
             await self._leave_quarantine(announcement)
             return
+        # What an earlier run sent may still be running.
+        await self._landing.settle(announcement.token)
         offsets = announcement.offset_list()
         position = await self._position(announcement.place)
         if position is not None and offsets[-1] >= position:
@@ -299,10 +309,7 @@ class Replay:
                 # Nothing went in, and the same block cannot be made any more.
                 await self._store.done(announcement)
             case Holding.PART:
-                self._report.is_ok = False
-                stuck = self._stuck.setdefault(announcement.place, set())
-                stuck.update(announcement.offset_list())
-                self._note(
+                self._leave(
                     announcement,
                     "an earlier replay may have stored a part of them and the table cannot tell;"
                     " purge what is stored, or leave them",
@@ -316,6 +323,13 @@ class Replay:
         if not held & wanted:
             return Holding.NOTHING
         return Holding.ALL if wanted <= held else Holding.PART
+
+    def _leave(self, announcement: Announcement, text: str) -> None:
+        """Leave the records alone, and say why."""
+        self._report.is_ok = False
+        offsets = announcement.offset_list()
+        self._stuck.setdefault(announcement.place, set()).update(offsets)
+        self._note(announcement, text)
 
     def _note(self, announcement: Announcement, text: str) -> None:
         count = sum(run.count for run in announcement.offsets)

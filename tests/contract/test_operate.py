@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from deploy.operate.audit import AuditArguments, DatasourceAudit, audit
 from deploy.operate.feeds import feed_checks
@@ -33,7 +34,9 @@ from ingest.ledger import Ledger, LedgerEntry
 from ingest.replay import Replay, ReplayNeeds, ReplayReport
 from ingest.replay_store import Selection
 from ingest.worker import Worker, schema_revision
+from shared.clickhouse.contract import Capabilities, ClickHouse, Insert, Summary
 from shared.clickhouse.embedded import EmbeddedClickHouse
+from shared.clickhouse.failures import InsertRetriableError
 from shared.clock import Deadline
 from shared.errors import BadRequestError, ConflictError, NotFoundError
 from shared.model.identity import DEDUPLICATION_WINDOW
@@ -379,6 +382,65 @@ async def test_a_cut_off_replay_whose_token_is_forgotten_looks_at_the_table(rig:
     needs = ReplayNeeds(clickhouse=rig.engine, clock=CLOCK, window=0, holder="test")
     report = await Replay(rig.datasource, revision, needs).run(Selection())
     assert "not verified" in report.notes[0]
+    await assert_each_once(rig, 10, 2, 2)
+
+
+class CrashedServer:
+    """The engine as a plain server that died at an insert: it knows the token and has no rows."""
+
+    def __init__(self, engine: ClickHouse, table: str) -> None:
+        self._engine = engine
+        self._table = table
+        self.dies = True
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return structs.replace(self._engine.capabilities, repairs_orphans=False)
+
+    async def kill(self, query_id_prefix: str) -> None:
+        self.calls.append(f"kill {query_id_prefix}")
+        await self._engine.kill(query_id_prefix)
+
+    async def insert(self, insert: Insert) -> Summary:
+        if insert.table != self._table:
+            return await self._engine.insert(insert)
+        self.calls.append(f"insert {insert.token}:")
+        if self.dies:
+            raise InsertRetriableError("the server died")
+        return Summary(boot_id="after")
+
+
+async def test_a_replay_that_the_server_only_takes_for_stored_leaves_quarantine_as_it_is(
+    rig: Rig,
+) -> None:
+    await deliver(rig, (10, 4))
+    await mend(rig)
+    server = CrashedServer(rig.engine, rig.name)
+    needs = ReplayNeeds(
+        clickhouse=server,  # type: ignore[arg-type]  # passes the rest of the contract on
+        clock=CLOCK,
+        window=DEDUPLICATION_WINDOW,
+        holder="test",
+    )
+    revision = schema_revision(rig.datasource)
+    with pytest.raises(InsertRetriableError):
+        await Replay(rig.datasource, revision, needs).run(Selection())
+    server.dies = False
+    for _ in range(2):
+        report = await Replay(rig.datasource, revision, needs).run(Selection())
+        assert (report.is_ok, report.stored) == (False, 0)
+        assert "the table does not hold them" in report.notes[0]
+    assert await rig.one("SELECT count() FROM EV_quarantine FINAL") == ["4"]
+    # Nothing of an earlier attempt may run beside the next one.
+    inserts = [call.removeprefix("insert ") for call in server.calls if "insert" in call]
+    assert server.calls[1:] == [f"{what} {inserts[0]}" for what in ("kill", "insert")] * 2
+    # Once the token is forgotten they go in.
+    needs = structs.replace(needs, clickhouse=rig.engine, window=0)
+    assert (await Replay(rig.datasource, revision, needs).run(Selection())).stored == 2
     await assert_each_once(rig, 10, 2, 2)
 
 
