@@ -6,18 +6,21 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
-from ingest.batch import Batch, join_runs, make_batch
+from ingest.batch import Batch, make_batch
 from ingest.chunk import CellError, Chunk, Partition, Rejection
 from ingest.landing import Landing
 from ingest.replay_store import Place, Quarantined
-from shared.clickhouse.contract import Run
 
 # Beyond the numbers of partitions, whose pipelines search in tables named by those.
 _SCRATCH = 1_000_000_000
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _NOT_TEXT = "The record was not valid UTF-8 and the log does not have it any more."
 
-ReadLog = Callable[[Partition, int, int], Awaitable[Sequence[Chunk]]]
+# To read so many records more is cheaper than to ask once more.
+_NEAR = 1_000
+
+# Nothing where the log has another stream by now.
+ReadLog = Callable[[Place, int, int], Awaitable[Sequence[Chunk]]]
 
 
 class _Original(Struct, frozen=True, kw_only=True):
@@ -70,7 +73,7 @@ class RecordDecoder:
         """The records as they came, and those whose bytes cannot be had."""
         partition = Partition(place.topic, place.partition)
         originals = await self._originals(
-            partition, [r.offset for r in records if self._has_keys or _REPLACED in r.raw]
+            place, [r.offset for r in records if self._has_keys or _REPLACED in r.raw]
         )
         kept: list[tuple[Quarantined, bytes, _Original]] = []
         lost: list[Rejection] = []
@@ -94,22 +97,34 @@ class RecordDecoder:
         )
         return chunk, lost
 
-    async def _originals(
-        self, partition: Partition, offsets: Sequence[int]
-    ) -> dict[int, _Original]:
+    async def _originals(self, place: Place, offsets: Sequence[int]) -> dict[int, _Original]:
         """What the log still has of these records, which quarantine does not keep whole."""
         found: dict[int, _Original] = {}
         if self._read is None:
             return found
-        for run in join_runs([Run(offset, 1) for offset in offsets]):
-            for chunk in await self._read(partition, run.first, run.first + run.count):
+        wanted = set(offsets)
+        for first, next_ in _spans(offsets):
+            for chunk in await self._read(place, first, next_):
                 for i, offset in enumerate(chunk.offsets):
+                    if offset not in wanted:
+                        continue
                     found[offset] = _Original(
                         value=chunk.values[i],
                         key=None if chunk.keys is None else chunk.keys[i],
                         headers=() if chunk.headers is None else tuple(chunk.headers[i]),
                     )
         return found
+
+
+def _spans(offsets: Sequence[int]) -> list[tuple[int, int]]:
+    """Few ranges that have all of some ascending offsets."""
+    spans: list[tuple[int, int]] = []
+    for offset in offsets:
+        if spans and offset - spans[-1][1] < _NEAR:
+            spans[-1] = (spans[-1][0], offset + 1)
+        else:
+            spans.append((offset, offset + 1))
+    return spans
 
 
 def _rejection(record: Quarantined, message: str) -> Rejection:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
 
 from deploy.operate.ask import ask
 from deploy.operate.services import Feed, OperatorServices
+from ingest.chunk import Chunk
+from ingest.log.facts import LogFacts
 from ingest.quarantine import QUARANTINE_SUFFIX
 from ingest.replay import Replay, ReplayNeeds, ReplayReport
-from ingest.replay_store import Selection, conditions
+from ingest.replay_decode import ReadLog
+from ingest.replay_store import Place, Selection, conditions
 from ingest.worker import schema_revision
 from shared.clickhouse.contract import Statement
 from shared.clickhouse.sql import quote_table
@@ -237,12 +241,24 @@ async def replay_quarantine(services: OperatorServices, arguments: ReplayArgumen
         window=DEDUPLICATION_WINDOW,
         holder=services.worker,
         positions=lambda: _closed_positions(feed),
-        read=feed.log.read if feed.log is not None else None,
+        read=_reader(feed.log) if feed.log is not None else None,
     )
     replay = Replay(datasource, schema_revision(datasource), needs)
     if arguments.check:
         return await replay.check(arguments.selection())
     return await replay.run(arguments.selection())
+
+
+def _reader(log: LogFacts) -> ReadLog:
+    """Reads records again, unless the topic was made anew: its records are others then."""
+
+    async def read(place: Place, first: int, next_: int) -> Sequence[Chunk]:
+        for facts in await log.partitions(place.topic):
+            if (facts.stream, facts.partition.number) == (place.stream, place.partition):
+                return await log.read(facts.partition, first, next_)
+        return ()
+
+    return read
 
 
 async def _closed_positions(feed: Feed) -> dict[tuple[int, int], int]:

@@ -571,3 +571,27 @@ async def test_a_record_whose_bytes_quarantine_cannot_show_is_not_stored_altered
     assert (await replayed(rig)).still_bad == 1
     shown = await show_quarantine(services(rig), ShowArguments(datasource=rig.name))
     assert "not valid UTF-8" in shown.rows[0].messages[0]
+
+
+async def test_a_replay_does_not_take_records_of_a_new_topic_for_those_of_the_old_one(
+    rig: Rig,
+) -> None:
+    worker = rig.worker()
+    await rig.send(3)
+    appended = await rig.log.append(f"events.{rig.name}", [b'{"id": "\xff"}'])
+    await rig.stored(appended.partition, appended.next)
+    await worker.close(Deadline(CLOCK, 10))
+    columns = "__topic, __partition, __offset, __raw, c__error_column, c__error, insertion_date"
+    # As if the topic had been another one when it was quarantined.
+    await execute(
+        rig,
+        f"INSERT INTO EV_quarantine ({columns}, __stream) SELECT {columns}, __stream + 1"
+        " FROM EV_quarantine SETTINGS insert_allow_materialized_columns = 1",
+    )
+    assert (await replayed(rig)).still_bad == 2
+    gone = "does not have it any more"
+    found = await rig.one(
+        f"SELECT __stream % 2, c__error[1] LIKE '%{gone}.' FROM EV_quarantine FINAL"
+        " ORDER BY __stream"
+    )
+    assert found[1::2] == ["0", "1"]
