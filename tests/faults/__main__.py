@@ -13,6 +13,7 @@ from pathlib import Path
 from shared.errors import ConfigError
 from tests.faults.bugs import BUGS
 from tests.faults.run import run_rounds
+from tests.faults.world import open_world
 
 
 def main() -> int:
@@ -34,15 +35,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pipehouse-faults-") as temporary:
         folder = options.folder or Path(temporary)
         try:
-            running = run_rounds(
-                folder,
-                rounds=options.rounds,
-                seed=options.seed,
-                first=options.first,
-                bug=options.bug,
-                say=say,
-            )
-            outcome = asyncio.run(running)
+            with open_world(folder) as world:
+                running = run_rounds(
+                    world,
+                    rounds=options.rounds,
+                    seed=options.seed,
+                    first=options.first,
+                    bug=options.bug,
+                    say=say,
+                )
+                outcome = asyncio.run(running)
         except AssertionError as error:
             if not options.bug:
                 raise

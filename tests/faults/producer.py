@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 
 from aiokafka import AIOKafkaProducer
@@ -12,6 +13,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from ingest.log.kafka_facts import KafkaLogFacts
+from shared.errors import LogUnavailableError
 from tests.faults.messages import Message
 
 _TIMEOUT_S = 3.0
@@ -147,9 +149,12 @@ class Producers:
 
     async def _wait_for(self, partitions: int) -> None:
         """Wait until the broker says so too."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
-                if len(await self._facts.partitions(self._topic)) == partitions:
-                    break
+                # Asked where partitions begin of a topic that goes, the library asks on and on.
+                with suppress(TimeoutError, LogUnavailableError):
+                    async with asyncio.timeout(2):
+                        if len(await self._facts.partitions(self._topic)) == partitions:
+                            break
                 await asyncio.sleep(0.1)
         self.partitions = partitions

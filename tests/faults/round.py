@@ -22,10 +22,10 @@ from tests.faults.victim import SESSION_S
 from tests.faults.workers import Workers
 from tests.faults.world import TABLE, Place
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 # Steps that are rare may not be reached in this time.
 DIE_TIMEOUT_S = SESSION_S + 6.0
-SETTLE_TIMEOUT_S = 75.0
+SETTLE_TIMEOUT_S = 120.0
 
 
 class Happened(Struct, kw_only=True):

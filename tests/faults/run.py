@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from msgspec import Struct, field, structs
 
 from tests.faults.plan import FAULTS_PER_ROUND, plan_round
 from tests.faults.round import Happened, Round
 from tests.faults.truth import Figures, verify, verify_alarm, verify_audit
-from tests.faults.world import Place, open_place, open_world
+from tests.faults.world import Place, World, open_place
 
 # Every so many rounds ClickHouse is killed as well.
 KILLS_ENGINE_EVERY = 4
@@ -29,7 +28,7 @@ class Outcome(Struct, kw_only=True):
 
 
 async def run_rounds(
-    folder: Path,
+    world: World,
     *,
     rounds: int,
     seed: int,
@@ -44,24 +43,23 @@ async def run_rounds(
         AssertionError: Something was lost without a word, or doubled.
     """
     outcome = Outcome()
-    with open_world(folder) as world:
-        for number in range(first, first + rounds):
-            kills_engine = number % KILLS_ENGINE_EVERY == KILLS_ENGINE_EVERY - 1
-            plan = plan_round(seed, number, kills_engine=kills_engine)
-            plan = structs.replace(plan, steps=plan.steps[:steps])
-            say(f"round {number} of seed {seed}: {plan.workers} workers")
-            started_s = time.monotonic()
-            place = open_place(world, f"faults_{seed}_{number}", bug)
-            doing = Round(place, plan, f"{seed}:{number}", say)
-            happened = await doing.run()
-            figures = None
-            if happened.is_settled:
-                figures = _settled(place, happened)
-            else:
-                verify_alarm(place, happened.truth)
-            _count(outcome, happened, figures)
-            say(f"  {figures or 'held'} in {time.monotonic() - started_s:.0f} s")
-            place.ask(f"DROP DATABASE {place.name} SYNC")
+    for number in range(first, first + rounds):
+        kills_engine = number % KILLS_ENGINE_EVERY == KILLS_ENGINE_EVERY - 1
+        plan = plan_round(seed, number, kills_engine=kills_engine)
+        plan = structs.replace(plan, steps=plan.steps[:steps])
+        say(f"round {number} of seed {seed}: {plan.workers} workers")
+        started_s = time.monotonic()
+        place = open_place(world, f"faults_{seed}_{number}", bug)
+        doing = Round(place, plan, f"{seed}:{number}", say)
+        happened = await doing.run()
+        figures = None
+        if happened.is_settled:
+            figures = _settled(place, happened)
+        else:
+            verify_alarm(place, happened.truth)
+        _count(outcome, happened, figures)
+        say(f"  {figures or 'held'} in {time.monotonic() - started_s:.0f} s")
+        place.ask(f"DROP DATABASE {place.name} SYNC")
     return outcome
 
 
