@@ -86,7 +86,7 @@ class Rig(Struct, kw_only=True):
         appended = await self.log.append(self.topic, values)
         self.ends[appended.partition] = max(self.ends.get(appended.partition, 0), appended.next)
 
-    async def stored(self, timeout_s: float = 30.0) -> None:
+    async def stored(self, timeout_s: float = 60.0) -> None:
         """Wait until everything that was sent is stored and committed."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -164,7 +164,7 @@ async def open_rig(
         await log.close()
 
 
-async def until(check: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
+async def until(check: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
     """Wait until something of another process is so."""
     async with asyncio.timeout(timeout_s):
         while True:

@@ -18,7 +18,7 @@ from ingest.log.kafka_topics import KafkaTopics
 from ingest.source.aiokafka_adapter import CommitAnswer, GroupMember, Membership, topic_facts
 from tests.kafka.fixture import KafkaBroker
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class _Assignments(ConsumerRebalanceListener):  # type: ignore[misc]

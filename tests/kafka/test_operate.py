@@ -128,7 +128,7 @@ async def move_when_empty(
     rig: Rig, facts: KafkaLogFacts, partition: Partition, position: Position
 ) -> None:
     """Move once the broker knows that the last member has left."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await facts.move(rig.group, partition, position)

@@ -108,7 +108,7 @@ async def test_a_group_that_is_moved_back_stores_nothing_twice(rig: Rig) -> None
     await rig.stored()
     await close(worker)
     source = rig.source()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (poll := await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)).assigned:
             pass
     assert await source.commit(poll.assigned[0].partition, 7, "")
@@ -146,7 +146,11 @@ async def test_a_topic_that_is_made_anew_is_another_stream(rig: Rig) -> None:
     await admin.delete_topics([rig.topic])
     rig.log.topics.forget(rig.topic)
     rig.ends.clear()
-    await asyncio.sleep(0.5)
+
+    async def is_gone() -> bool:
+        return not await rig.log.topics._count(admin, rig.topic)
+
+    await until(is_gone)
     await rig.send(4)
     worker = rig.worker()
     await rig.stored()
