@@ -27,6 +27,11 @@ _IMPORT_CHOICES = {
     "IMPORT_FORMAT": ("csv", "ndjson", "parquet"),
 }
 _OFFSET_RESETS = ("earliest", "latest", "error")
+# What is read, whatever the line says.
+_READ_AS = {
+    "KAFKA_KEY_FORMAT": ("string", "text"),
+    "KAFKA_VALUE_FORMAT": ("json_without_schema", "JSON"),
+}
 
 
 def parse_kafka(
@@ -47,7 +52,17 @@ def parse_kafka(
         return None
     for command in _KAFKA_REQUIRED:
         require_value(last[command], values[command], diagnostics)
+    for command, (known, form) in _READ_AS.items():
+        if values.get(command, known).lower() != known:
+            diagnostics.warning(
+                "bad_option",
+                f"{command} is '{values[command][:40]}', which is not decoded: it is read as"
+                f" {form}.",
+                last[command].body.start,
+                f"Only {known} is supported.",
+            )
     reset = values.get("KAFKA_AUTO_OFFSET_RESET", "latest").lower()
+    reset = "error" if reset == "none" else reset
     if reset not in _OFFSET_RESETS:
         diagnostics.warning(
             "bad_option",

@@ -82,6 +82,22 @@ def test_every_part_of_a_data_source_is_read() -> None:
     )
 
 
+def test_an_offset_reset_of_none_stops_as_error_does() -> None:
+    parsed, codes = parse(FULL.replace("Earliest", "None"), PREFIX="shop")
+    assert codes == []
+    assert parsed is not None and parsed.kafka is not None
+    assert parsed.kafka.auto_offset_reset == "error"
+
+
+def test_a_format_that_is_not_decoded_is_told() -> None:
+    lines = "KAFKA_KEY_FORMAT Avro\nKAFKA_VALUE_FORMAT json_with_schema\n"
+    parsed, codes = parse(FULL + lines, PREFIX="shop")
+    assert codes == ["bad_option", "bad_option"]
+    assert parsed is not None
+    lines = "KAFKA_KEY_FORMAT String\nKAFKA_VALUE_FORMAT json_without_schema\n"
+    assert parse(FULL + lines, PREFIX="shop")[1] == []
+
+
 def test_the_last_of_two_lines_wins() -> None:
     parsed, codes = parse("SCHEMA >\n  a Strin\nSCHEMA >\n  b String\n")
     assert codes == []
