@@ -130,12 +130,17 @@ class KafkaSource:
 
     async def _start_anew(self, consumer: AIOKafkaConsumer) -> None:
         """Go on with a new client, as a new member: the old one does nothing any more."""
-        self._revoked |= self._owned.keys()
-        for forgotten in (self._owned, self._fresh, self._lapsed, self._kept):
-            forgotten.clear()
-        self._all_let_go.set()
         self._consumer = None
+        self._lose_everything()
         await stop(consumer)
+        # What was assigned while it stopped.
+        self._lose_everything()
+
+    def _lose_everything(self) -> None:
+        self._revoked |= self._owned.keys()
+        for lost in (self._owned, self._fresh, self._lapsed, self._kept):
+            lost.clear()
+        self._all_let_go.set()
 
     def _unavailable(self, error: Exception) -> LogUnavailableError:
         if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
