@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -13,16 +13,19 @@ from shared.observe.metrics import Metrics
 
 
 class Watched(Struct, frozen=True, kw_only=True):
-    """How far behind one pipeline is, over all its partitions.
+    """How far behind one pipeline is; ``lag_rows`` and ``behind_s`` by number of the partition.
 
-    ``behind_s`` is the age of the newest record that was read, where others wait behind it.
-    ``age_s`` is that of the oldest record in memory that is not stored.
+    ``behind_s`` is at least how old what can be queried is where records wait, in the log or in
+    memory. ``age_s`` is the age of the oldest record in memory that is not stored.
     """
 
-    lag_rows: int
-    behind_s: float
+    lag_rows: Mapping[int, int]
+    behind_s: Mapping[int, float]
     age_s: float
     paused: int
+
+
+NOTHING_WATCHED = Watched(lag_rows={}, behind_s={}, age_s=0.0, paused=0)
 
 
 class PipelineObserver(Protocol):
@@ -103,8 +106,9 @@ class MetricsObserver:
         self._seconds = metrics.flush_seconds.labels(datasource)
         self._retries = metrics.insert_retries.labels(datasource)
         self._quarantined = metrics.rows_quarantined.labels(datasource)
-        self._lag = metrics.lag.labels(datasource)
-        self._behind = metrics.behind_seconds.labels(datasource)
+        self._datasource = datasource
+        self._lag, self._behind = metrics.lag, metrics.behind_seconds
+        self._watched: set[int] = set()
         self._age = metrics.open_batch_age.labels(datasource)
         self._paused = metrics.paused_partitions.labels(datasource)
         self._stopped = metrics.pipeline_stopped.labels(datasource)
@@ -134,8 +138,14 @@ class MetricsObserver:
 
     def watched(self, watched: Watched) -> None:
         """See ``PipelineObserver``."""
-        self._lag.set(watched.lag_rows)
-        self._behind.set(watched.behind_s)
+        for number in self._watched - watched.lag_rows.keys():
+            # Another worker tells of it now.
+            self._lag.remove(self._datasource, str(number))
+            self._behind.remove(self._datasource, str(number))
+        self._watched = set(watched.lag_rows)
+        for number, rows in watched.lag_rows.items():
+            self._lag.labels(self._datasource, str(number)).set(rows)
+            self._behind.labels(self._datasource, str(number)).set(watched.behind_s[number])
         self._age.set(watched.age_s)
         self._paused.set(watched.paused)
 

@@ -28,7 +28,7 @@ from ingest.excluded import ExcludedStore
 from ingest.landing import Landing
 from ingest.memory import MemoryBudget
 from ingest.needs import PartitionNeeds
-from ingest.observe import PipelineObserver, Watched
+from ingest.observe import NOTHING_WATCHED, PipelineObserver, Watched
 from ingest.partition import PartitionDelivery
 from ingest.progress import Progress
 from ingest.quarantine import QuarantineLimit
@@ -145,6 +145,7 @@ class Pipeline:
                 await self._read(group, recover_only=recover_only)
         finally:
             self._memory.leave(self.settings.name)
+            self._needs.observer.watched(NOTHING_WATCHED)
             await self.source.close()
             self._decoder_thread.shutdown(wait=False)
 
@@ -278,18 +279,24 @@ class Pipeline:
         if now_s - self._watched_s < WATCH_INTERVAL_S:
             return
         self._watched_s = now_s
-        lags = {p: self.source.lag(p, d.intake.read_to) for p, d in self._partitions.items()}
-        behind_s = [(now_ms - self._newest_ms[p]) / 1000 for p, lag in lags.items() if lag > 0]
-        age_s = max((d.age_s(now_s) for d in self._partitions.values()), default=0.0)
+        partitions = self._partitions.items()
         self._needs.observer.watched(
             Watched(
-                lag_rows=sum(self.source.lag(p, d.done_to) for p, d in self._partitions.items()),
-                # What was read and is not stored cannot be queried either.
-                behind_s=max(age_s, *behind_s, 0.0),
-                age_s=age_s,
-                paused=sum(d.intake.is_full for d in self._partitions.values()),
+                lag_rows={p.number: self.source.lag(p, d.done_to) for p, d in partitions},
+                behind_s={p.number: self._behind_s(p, d, now_s, now_ms) for p, d in partitions},
+                age_s=max((d.age_s(now_s) for _, d in partitions), default=0.0),
+                paused=sum(d.intake.is_full for _, d in partitions),
             )
         )
+
+    def _behind_s(
+        self, key: Partition, partition: PartitionDelivery, now_s: float, now_ms: int
+    ) -> float:
+        # What was read and is not stored cannot be queried either.
+        behind_s = partition.age_s(now_s)
+        if self.source.lag(key, partition.intake.read_to) > 0:
+            behind_s = max(behind_s, (now_ms - self._newest_ms[key]) / 1000)
+        return behind_s
 
     async def _decode(self, chunk: Chunk) -> Decoded:
         """Decode beside the event loop when the chunk is large."""

@@ -83,7 +83,7 @@ class Metrics:
         )
 
     def _add_pipeline(self) -> None:
-        by_source = ("datasource",)
+        by_source, by_partition = ("datasource",), ("datasource", "partition")
         self.rows_stored = self._counter(
             "rows_stored_total", "rows", "Rows inserted into the data source's table.", by_source
         )
@@ -124,7 +124,7 @@ class Metrics:
             "behind_seconds",
             "seconds",
             "At least how old what can be queried is while records wait, in the log or in memory.",
-            by_source,
+            by_partition,
         )
         self.paused_partitions = self._gauge(
             "paused_partitions",
@@ -139,7 +139,7 @@ class Metrics:
             by_source,
         )
         self.lag = self._gauge(
-            "lag_rows", "rows", "Records in the log that are not yet stored.", by_source
+            "lag_rows", "rows", "Records in the log that are not yet stored.", by_partition
         )
 
     def _add_queries(self) -> None:

@@ -450,9 +450,9 @@ async def test_rows_that_only_clickhouse_refuses_stop_a_pipeline_too(rig: Rig) -
 
 
 async def test_what_waits_in_memory_counts_as_behind_and_a_position_as_done(rig: Rig) -> None:
-    def value(name: str) -> float:
-        found = rig.metrics.registry.get_sample_value(f"pipehouse_{name}", {"datasource": rig.name})
-        return found or 0.0
+    def value(name: str) -> float | None:
+        labels = {"datasource": rig.name, "partition": "0"}
+        return rig.metrics.registry.get_sample_value(f"pipehouse_{name}", labels)
 
     worker = rig.worker()
     await rig.stored(*await rig.send(10))
@@ -460,9 +460,11 @@ async def test_what_waits_in_memory_counts_as_behind_and_a_position_as_done(rig:
     rig.faulty.plan = ["before"] * 1000
     worker = rig.worker()
     await rig.send(5)
-    await until(lambda: value("behind_seconds") > 0.5)
+    await until(lambda: (value("behind_seconds") or 0) > 0.5)
     assert value("lag_rows") == 5
     await kill(worker)
+    # Whoever has the partition next tells of it.
+    assert value("lag_rows") is None and value("behind_seconds") is None
     rig.faulty.plan = []
 
     async def fail(*given: object) -> tuple[Run, ...]:
@@ -473,7 +475,7 @@ async def test_what_waits_in_memory_counts_as_behind_and_a_position_as_done(rig:
     landing = worker._running[rig.name].pipeline._needs.landing
     landing.stored_from = fail  # type: ignore[assignment, method-assign]
     await rig.send(3)
-    await until(lambda: value("behind_seconds") > 1.5 and value("lag_rows") == 3)
+    await until(lambda: (value("behind_seconds") or 0) > 1.5 and value("lag_rows") == 3)
     await kill(worker)
 
 
