@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from deploy.operate.ask import ask
 from deploy.operate.held import Extent, Held, HeldOffsets, Origin
-from deploy.operate.ranges import Range, Ranges, clip, of_offsets, subtract, union
+from deploy.operate.ranges import Range, Ranges, clip, intersect, of_offsets, subtract, union
 from deploy.operate.services import Feed, OperatorServices
 from deploy.operate.verdict import Evidence, Standing, standing, unaccounted
 from ingest.chunk import Chunk
@@ -22,6 +22,7 @@ from shared.model.resources import Datasource
 
 # What is looked for in the log, at most, where tables and ledger do not account for offsets.
 MOST_LOOKED_UP = 1_000_000
+NEAR, MOST_AT_ONCE = 1_000, 50_000
 # Entries of the ledger that are read at once, and batches that are kept as one.
 PAGE_ENTRIES = 50_000
 BUNDLE_BATCHES = 1_000
@@ -227,16 +228,30 @@ async def look_up(feed: Feed, facts: PartitionFacts, offsets: Ranges) -> tuple[R
     blank: list[Range] = []
     readable: list[Range] = []
     left = MOST_LOOKED_UP
-    for item in clip(offsets, facts.start, facts.end):
-        piece = Range(item.first, min(item.next, item.first + left))
-        left -= piece.next - piece.first
-        chunks = await feed.log.read(facts.partition, piece.first, piece.next)
-        there = clip(of_offsets(_with_value(chunks)), piece.first, piece.next)
-        readable += there
-        blank += subtract([piece], there)
+    for near in _near_each_other(clip(offsets, facts.start, facts.end)):
+        first, next_ = near[0].first, min(near[-1].next, near[0].first + left)
+        left -= next_ - first
+        chunks = await feed.log.read(facts.partition, first, next_)
+        there = of_offsets(_with_value(chunks))
+        asked = clip(near, first, next_)
+        readable += intersect(asked, there)
+        blank += subtract(asked, there)
         if left <= 0:
             break
     return union(blank), union(readable)
+
+
+def _near_each_other(pieces: Ranges) -> list[list[Range]]:
+    """Pieces that are read in one request: what lies between costs less than one more."""
+    found: list[list[Range]] = []
+    for piece in pieces:
+        last = found[-1] if found else []
+        is_near = last and piece.first - last[-1].next < NEAR
+        if is_near and piece.next - last[0].first <= MOST_AT_ONCE:
+            last.append(piece)
+        else:
+            found.append([piece])
+    return found
 
 
 def _with_value(chunks: Sequence[Chunk]) -> list[int]:
