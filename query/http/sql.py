@@ -19,7 +19,12 @@ from msgspec import Struct, field
 
 from query.client import ClientLeftError
 from query.formats import DEFAULT_SQL_FORMAT, output_settings, sql_format
-from query.http.body import read_small_body, refuse_multipart
+from query.http.body import (
+    form_parameters,
+    json_parameters,
+    read_small_body,
+    refuse_unreadable,
+)
 from query.http.pipes import METHODS, QueryServices, accepted_encoding, send_methods, tightened
 from query.parameters import merge_arguments
 from query.planned import Planned, Request
@@ -147,7 +152,7 @@ async def plan_free_sql(
 async def _read_request(scope: HTTPScope, receive: Receive) -> SqlRequest:
     pairs = tuple(query_pairs(scope["query_string"]))
     query = dict(pairs).get("q", "")
-    refuse_multipart(scope)
+    refuse_unreadable(scope)
     sent = await read_small_body(receive) if scope["method"] == "POST" else b""
     is_form = any(
         name == b"content-type" and value.startswith(b"application/x-www-form-urlencoded")
@@ -172,12 +177,9 @@ def body_parameters(
     if not start:
         return {}
     if start == b"{":
-        try:
-            return msgspec.json.decode(body, type=dict[str, object])
-        except msgspec.MsgspecError as error:
-            raise BadRequestError(f"The body is not a JSON object: {error}.") from error
+        return json_parameters(body)
     if body.startswith(b"q=") or (is_form and (sql_is_known or b"&q=" in body)):
-        return dict(query_pairs(body))
+        return form_parameters(body)
     try:
         return {"q": body.decode()}
     except UnicodeDecodeError as error:

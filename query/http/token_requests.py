@@ -90,7 +90,7 @@ def token_object(record: TokenRecord, token: str, host: str) -> dict[str, object
 def _body(text: bytes) -> _Body:
     try:
         return msgspec.json.decode(text, type=_Body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequestError(f"The body is not what describes a token: {error}.") from error
 
 

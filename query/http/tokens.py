@@ -36,7 +36,7 @@ from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import structs
 
 from query.client import ClientLeftError
-from query.http.body import read_small_body
+from query.http.body import read_small_body, refuse_unreadable
 from query.http.token_requests import Draft, read_draft, token_object
 from query.row_filters import check_row_filter
 from query.serving import Serving
@@ -104,6 +104,7 @@ class _TokensApi:
             return self._read(grant, ref, show)
         if method == "DELETE":
             return await self._delete(grant, ref)
+        refuse_unreadable(scope)
         draft = read_draft(scope["query_string"], await read_small_body(receive))
         if ref:
             return show(await self._update(grant, ref, draft))

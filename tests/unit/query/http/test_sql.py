@@ -55,6 +55,7 @@ def test_no_sql_is_a_bad_request(text: str) -> None:
         (b"SELECT 1 WHERE a = 'b=c&d'", {"q": "SELECT 1 WHERE a = 'b=c&d'"}),
         (b"q=SELECT+1&a=2", {"q": "SELECT 1", "a": "2"}),
         (b'{"q": "SELECT 1", "a": [1, 2]}', {"q": "SELECT 1", "a": [1, 2]}),
+        (b"q=SELECT+1&a=2&a=3", {"q": "SELECT 1", "a": "2,3"}),
     ],
 )
 def test_a_body_is_a_json_object_a_form_or_the_sql_itself(
@@ -69,7 +70,7 @@ def test_a_form_without_sql_is_parameters_only_where_the_sql_is_known() -> None:
     assert body_parameters(b"a=2&q=SELECT+1", sql_is_known=False, is_form=True)["q"] == "SELECT 1"
 
 
-@pytest.mark.parametrize("body", [b"{", b"{1}", b"SELECT \xff"])
+@pytest.mark.parametrize("body", [b"{", b"{1}", b"SELECT \xff", b'{"q":' + b"[" * 9999])
 def test_a_body_that_is_neither_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequestError):
         body_parameters(body, sql_is_known=False)
