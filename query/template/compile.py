@@ -35,7 +35,7 @@ from query.template.nodes import (
 from query.template.operators import BY_SYMBOL
 from query.template.parser import parse
 from query.template.source import LimitError, template_error
-from query.template.sql_context import Context, context_at, contexts
+from query.template.sql_context import START, Context, context_of, contexts, scan
 from query.template.state import EvaluationError, OverLimitError, RenderState
 from shared.errors import ParameterError, TemplateCustomError, TemplateError
 
@@ -379,6 +379,16 @@ _EMITTERS: dict[str, Emit] = {
 }
 
 
+def _reached(state: RenderState) -> Context | None:
+    """The context after what was really written, read on from where it was last asked for."""
+    at, before = state.scanned or (0, START)
+    text = "".join(state.out[at:])
+    state.charge(len(text) >> 4)
+    after = scan(before, text)
+    state.scanned = (len(state.out), after)
+    return context_of((after,))
+
+
 def _emitter(context: Context, expression: Expression) -> Emit:
     """What writes the value of one output, a missing parameter included."""
     name = expression.tree.id if isinstance(expression.tree, ast.Name) else None
@@ -393,8 +403,7 @@ def _emitter(context: Context, expression: Expression) -> Emit:
         if fixed is not None:
             fixed(state, value)
             return
-        state.charge(sum(map(len, state.out)) >> 6)
-        reached = context_at(state.out)
+        reached = _reached(state)
         if reached is None:
             raise EvaluationError("A placeholder cannot stand inside quotes")
         _EMITTERS[reached](state, value)

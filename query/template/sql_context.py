@@ -9,7 +9,7 @@ there is not one; where the others differ, the text that was really written deci
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from query.template.nodes import (
@@ -47,18 +47,17 @@ class SqlState(NamedTuple):
 START = SqlState()
 
 _CODE = re.compile(
-    r"""(?P<space>\s+)
-    |(?P<line>--|\#[ !]|//)
+    r"""(?P<line>--|\#[ !]|//)
     |(?P<block>/\*)
     |(?P<heredoc>\$[A-Za-z0-9_]*\$)
     |(?P<quote>['"`‘“])
     |(?P<word>[^\W\d][\w$]*)
     |(?P<number>\d[\w.]*)
-    |(?P<other>.)""",
+    |(?P<other>\S)""",
     re.VERBOSE | re.DOTALL,
 )
 _CLOSING = {
-    **{quote: re.compile(rf"(?:[^\\{quote}]|\\.)*{quote}", re.DOTALL) for quote in "'\"`"},
+    **{q: re.compile(rf"[^\\{q}]*(?:\\.[^\\{q}]*)*{q}", re.DOTALL) for q in "'\"`"},
     "‘": re.compile("[^’]*’"),
     "“": re.compile("[^”]*”"),
 }
@@ -136,22 +135,23 @@ def _in_quotes(state: SqlState, text: str, at: int) -> tuple[SqlState, int]:
 
 
 def _in_code(state: SqlState, text: str, at: int) -> tuple[SqlState, int]:
-    found = _CODE.match(text, at)
-    assert found is not None
-    kind, token = found.lastgroup, found.group()
-    if kind == "line":
-        state = state._replace(mode="--")
-    elif kind == "block":
-        state = state._replace(mode="/*", depth=1)
-    elif kind in ("quote", "heredoc"):
-        state = state._replace(mode=token)
-    elif kind == "word":
-        state = state._replace(tail=_after_word(state.tail, token.lower()))
-    elif kind == "number":
-        state = state._replace(tail="sampled" if state.tail == "sample" else "operand")
-    elif kind == "other":
-        state = state._replace(tail=_after_sign(state.tail, token))
-    return state, found.end()
+    """Up to the next quotes or comment."""
+    tail = state.tail
+    for found in _CODE.finditer(text, at):
+        kind, token = found.lastgroup, found.group()
+        if kind == "word":
+            tail = _after_word(tail, token.lower())
+        elif kind == "other":
+            tail = _after_sign(tail, token)
+        elif kind == "number":
+            tail = "sampled" if tail == "sample" else "operand"
+        elif kind == "line":
+            return SqlState("--", 0, tail), found.end()
+        elif kind == "block":
+            return SqlState("/*", 1, tail), found.end()
+        else:
+            return SqlState(token, 0, tail), found.end()
+    return SqlState("", 0, tail), len(text)
 
 
 def _after_word(tail: str, word: str) -> str:
@@ -293,8 +293,3 @@ class _Walk:
         if node.handler is not None:
             done |= self.block(node.handler, frozenset(partly))
         return self.block(node.final, done)
-
-
-def context_at(written: Sequence[str]) -> Context | None:
-    """The context after text that was really written, as ``context_of``."""
-    return context_of((scan(START, "".join(written)),))

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from msgspec import UNSET, Struct, UnsetType
 
+from query.template.sql_context import SqlState
 from query.template.values import Secret
 from shared.clickhouse.sql import ParameterValue
 from shared.errors import ParameterError
@@ -79,6 +80,7 @@ class RenderState:
     catching = 0
     strict_enums = False
     size = 0
+    scanned: tuple[int, SqlState] | None = None
 
     def __init__(
         self,

@@ -113,6 +113,12 @@ def test_what_was_written_decides_where_the_ways_differ() -> None:
     assert render(template, {"p": "50%"}).bindings == {"p1": "50%"}
 
 
+def test_what_was_written_is_read_once_however_many_values_stand_in_it() -> None:
+    outputs = "{% if b %} OR a LIKE {% else %} OR a = {% end %}{{p}}" * 300
+    template = compile_template("SELECT 1 AS a" + ", 1" * 20_000 + " WHERE 0" + outputs)
+    assert set(render(template, {"p": "%", "b": "1"}).bindings.values()) == {"\\%"}
+
+
 def test_a_value_in_a_comment_is_not_written() -> None:
     rendered = render(compile_template("SELECT 1 -- {{p}}\n, {{p}} /* {{p}} */"), {"p": "*/ x"})
     assert rendered.sql == "SELECT 1 -- \n, {p1:String} /*  */"
