@@ -11,6 +11,7 @@ within pipes too; in free SQL every name must be granted as well.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping
 
 from msgspec import Struct, field
@@ -30,11 +31,13 @@ from query.with_clause import attach
 from shared.auth.tokens import Grant
 from shared.clickhouse.allowlist import Analysis, check_select
 from shared.clickhouse.sql import ParameterValue, quote_table
-from shared.errors import NotFoundError, ParameterError, QueryError, UserError
+from shared.errors import NotFoundError, ParameterError, QueryError, TooLargeError, UserError
 from shared.model.resources import Node, Pipe
 from shared.model.workspace import Workspace, did_you_mean
 
 MAX_DEPTH = 32
+# Compiling takes longer than what the engine does with the text: seconds for a whole body.
+MAX_OWN_TEMPLATE = 64 << 10
 RESULT = "_"
 
 Parse = Callable[[str], Awaitable[Analysis]]
@@ -139,6 +142,7 @@ class Planner:
         Raises:
             NotFoundError: It names something that does not exist.
             PermissionDeniedError: It reads something that the token may not read.
+            TooLargeError: Its template is too long.
             UserError: Otherwise as in ``plan``.
         """
         plan = await self._begin(request)
@@ -181,15 +185,22 @@ class Planner:
     async def _free_sql(self, plan: Growth, sql: str) -> tuple[Analysis, str]:
         own = _NO_BINDINGS
         if sql.startswith("%"):
-            template = compile_template(sql[1:].strip())
-            # A caller's own text gets no secret: it could simply select it.
-            rendered = self._rendered(plan, template, plan.request.arguments, _NO_SECRETS)
+            text = sql[1:].strip()
+            if len(text) > MAX_OWN_TEMPLATE:
+                raise TooLargeError(f"The template is longer than {MAX_OWN_TEMPLATE} characters.")
+            # Other requests go on meanwhile.
+            rendered = await asyncio.to_thread(self._rendered_own, plan, text)
             plan.add(rendered)
             sql, own = rendered.sql, rendered.bindings
         analysis = await self._checked(plan, sql, own)
         if analysis.format is not None:
             raise QueryError(f"FORMAT {analysis.format} must stand at the end.")
         return analysis, sql
+
+    def _rendered_own(self, plan: Growth, text: str) -> Rendered:
+        template = compile_template(text)
+        # A caller's own text gets no secret: it could simply select it.
+        return self._rendered(plan, template, plan.request.arguments, _NO_SECRETS)
 
     async def _attach_result(self, plan: Growth, body: _Body, result_of: tuple[Pipe, Node]) -> None:
         pipe, node = result_of

@@ -15,7 +15,14 @@ from query.plan import Planner
 from query.planned import Planned, Request
 from shared.auth.tokens import ADMIN, DATASOURCES_READ, PIPES_READ, Grant, Scope
 from shared.clickhouse.contract import Limits, Statement
-from shared.errors import AppError, NotFoundError, PermissionDeniedError, QueryError, UserError
+from shared.errors import (
+    AppError,
+    NotFoundError,
+    PermissionDeniedError,
+    QueryError,
+    TooLargeError,
+    UserError,
+)
 from shared.model.resources import Column, Datasource, Node, Pipe
 from shared.model.workspace import SecretValues, Workspace
 from tests.contract.engines import AnyEngine, Target, either, open_target, target
@@ -473,6 +480,22 @@ async def test_secrets_reach_templates_of_the_project_only(rig: Rig) -> None:
     planned = await rig.plan("SELECT good FROM greeting")
     assert await rig.run(planned) == "1"
     assert [planned.bindings[name] for name in planned.secret_bindings] == ["x"]
+
+
+async def test_other_requests_go_on_while_a_template_of_a_caller_is_compiled(rig: Rig) -> None:
+    outputs = ", ".join("{{Int32(a, 1) + Int32(b, 2)}}" for _ in range(500))
+    planning = asyncio.ensure_future(rig.plan(f"% SELECT count() FROM users WHERE ({outputs}) = 1"))
+    turns = 0
+    while not planning.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert len((await planning).bindings) == 500
+    assert turns > 20
+
+
+async def test_a_template_of_a_caller_has_a_length(rig: Rig) -> None:
+    with pytest.raises(TooLargeError, match="longer than 65536 characters"):
+        await rig.plan("% SELECT 1 " + "{{1}}" * 20_000)
 
 
 async def test_the_name_of_the_result_stands_for_a_pipe(rig: Rig, outcomes: object) -> None:
