@@ -80,7 +80,8 @@ SHAPES = (
     "SELECT {{String(s)}}, {{s}}, {{Int32(i)}}, {{Float64(f)}}, {{Date(d)}}, {{DateTime(t)}},"
     " {{Boolean(b)}}, {{Array(l, 'Int32')}}, {{Array(w)}}, {{split_to_array(w)}}, {{s + '!'}},"
     " {{Int64(i) + 1}}, {{sql_and(a=s, b__in=Array(l, 'Int32'))}} FROM t WHERE s LIKE {{String(s)}}"
-    " {% if defined(s) %}AND s = {{s}}{% end %}"
+    " {% if defined(s) %}AND s = {{s}}{% end %} AND s {% if defined(b) %}ILIKE{% else %}={% end %}"
+    " {{s}} AND i IN {{JSON(l)}} {% for x in JSON(l) %}OR i = {{x}}{% break %}{% end %}"
 )
 
 
@@ -104,7 +105,7 @@ def test_the_text_is_the_same_for_all_values_of_one_shape(
         "d": "2024-01-01",
         "t": "2024-01-01 00:00:00",
         "b": "1",
-        "l": "1",
+        "l": [1],
         "w": "a",
     }
     other = {
@@ -114,7 +115,7 @@ def test_the_text_is_the_same_for_all_values_of_one_shape(
         "d": day.isoformat(),
         "t": f"{day.isoformat()}T10:00:00Z",
         "b": str(flag),
-        "l": ",".join(map(str, numbers)),
+        "l": numbers,
         "w": ",".join(words),
     }
     assert rendered(SHAPES, other).sql == rendered(SHAPES, fixed).sql
