@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from query.flights import Flights
 from query.planned import Planned
@@ -27,7 +27,7 @@ from shared.clickhouse.statement import parameters_of
 from shared.clock import Clock
 from shared.errors import TooLargeError
 from shared.observe.metrics import Metrics
-from shared.web.compression import compress
+from shared.web.compression import Encoding, compress
 
 # What an answer weighs beside its bytes: key, headers, the memory of the tables it is made of.
 _OVERHEAD_BYTES = 2048
@@ -53,7 +53,7 @@ class CacheKey(Struct, frozen=True, kw_only=True):
 class Answer(Struct, kw_only=True):
     """A kept answer; mutable, because it learns what later requests need.
 
-    ``packed`` is the compressed body once somebody has asked for it; ``generation`` is the latest
+    ``packed`` are the compressed bodies that somebody has asked for; ``generation`` is the latest
     one of all tables at which the answer was found to hold.
     """
 
@@ -64,12 +64,12 @@ class Answer(Struct, kw_only=True):
     etag: bytes
     made_s: float
     generation: int
-    packed: bytes | None = None
+    packed: dict[Encoding, bytes] = field(default_factory=dict)
 
     @property
     def weight_bytes(self) -> int:
         """What it takes of the budget."""
-        return len(self.body) + len(self.packed or b"") + _OVERHEAD_BYTES
+        return len(self.body) + sum(map(len, self.packed.values())) + _OVERHEAD_BYTES
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -163,13 +163,14 @@ class AnswerCache:
         answer = await self._flights.join((key.digest, version), work)
         return Found(answer=answer, versions=versions, is_hit=False) if answer else None
 
-    async def packed(self, answer: Answer) -> bytes:
+    async def packed(self, answer: Answer, encoding: Encoding) -> bytes:
         """The compressed body, which is kept with the answer."""
-        if answer.packed is not None:
-            return answer.packed
-        packed = await asyncio.to_thread(compress, answer.body)
-        if answer.packed is None:
-            answer.packed = packed
+        known = answer.packed.get(encoding)
+        if known is not None:
+            return known
+        packed = await asyncio.to_thread(compress, answer.body, encoding)
+        if encoding not in answer.packed:
+            answer.packed[encoding] = packed
             if self._kept.get(answer.digest) is answer:
                 self._bytes += len(packed)
                 self._make_room()

@@ -131,9 +131,9 @@ async def send_whole(order: Order, body: bytes, summary: Summary, send: Send) ->
     headers = [*_headers(order), (b"x-db-statistics", statistics(summary))]
     if order.encoding is not None and order.is_packable and len(body) >= MIN_BYTES:
         if len(body) > _INLINE_BYTES:
-            body = await asyncio.to_thread(compress, body)
+            body = await asyncio.to_thread(compress, body, order.encoding)
         else:
-            body = compress(body)
+            body = compress(body, order.encoding)
         headers.append((b"content-encoding", order.encoding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -160,8 +160,9 @@ async def _send_rest(
 ) -> None:
     """Send an answer of unknown length; what it cost is known too late for a header."""
     headers = [*_headers(order)]
-    packer = Compressor() if order.encoding is not None and order.is_packable else None
-    if packer is not None and order.encoding is not None:
+    packer = None
+    if order.encoding is not None and order.is_packable:
+        packer = Compressor(order.encoding)
         headers.append((b"content-encoding", order.encoding.encode()))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if order.is_head:

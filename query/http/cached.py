@@ -134,9 +134,10 @@ class CachedAnswers:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return 304
         body = answer.body
-        if known.is_packable and len(body) >= MIN_BYTES and accept and negotiate(accept):
-            body = await self._cache.packed(answer)
-            headers.append((b"content-encoding", b"gzip"))
+        encoding = negotiate(accept) if accept else None
+        if encoding is not None and known.is_packable and len(body) >= MIN_BYTES:
+            body = await self._cache.packed(answer, encoding)
+            headers.append((b"content-encoding", encoding.encode()))
         headers += (
             (b"content-type", known.media_type),
             (b"content-length", b"%d" % len(body)),

@@ -1,17 +1,29 @@
 import gzip
+from collections.abc import Callable
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.web.compression import Compressor, compress, negotiate
+from shared.web.compression import Compressor, Encoding, compress, negotiate
+
+UNPACK: dict[Encoding, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "zstd": lambda packed: zstandard.ZstdDecompressor().decompressobj().decompress(packed),
+}
 
 
 @pytest.mark.parametrize(
     ("accept", "encoding"),
     [
         (b"gzip", "gzip"),
-        (b"gzip, deflate, br, zstd", "gzip"),
+        (b"gzip, deflate, br, zstd", "zstd"),
+        (b"zstd;q=0.5, gzip", "gzip"),
+        (b"zstd, gzip;q=0.9", "zstd"),
+        (b"zstd;q=0, gzip", "gzip"),
+        (b"zstd;q=0.5, identity", None),
+        (b"zstd", "zstd"),
         (b"GZIP;q=0.5", "gzip"),
         (b"x-gzip", "gzip"),
         (b"*", "gzip"),
@@ -32,7 +44,8 @@ def test_the_caller_says_what_it_takes(accept: bytes, encoding: str | None) -> N
 
 @given(st.lists(st.binary()))
 def test_pieces_make_one_stream(pieces: list[bytes]) -> None:
-    packer = Compressor()
-    packed = b"".join(packer.add(piece) for piece in pieces) + packer.end()
-    assert gzip.decompress(packed) == b"".join(pieces)
-    assert gzip.decompress(compress(b"".join(pieces))) == b"".join(pieces)
+    whole = b"".join(pieces)
+    for encoding, unpack in UNPACK.items():
+        packer = Compressor(encoding)
+        packed = b"".join(packer.add(piece) for piece in pieces) + packer.end()
+        assert unpack(packed) == unpack(compress(whole, encoding)) == whole
