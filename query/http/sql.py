@@ -30,6 +30,7 @@ from query.parameters import merge_arguments
 from query.planned import Planned, Request
 from query.respond import Order, Responder
 from query.serving import Serving
+from query.template.sql_context import START, scan
 from shared.auth.tokens import PIPES_READ, Grant
 from shared.errors import BadRequestError
 from shared.web.errors import require_method
@@ -43,6 +44,8 @@ _FORMAT = re.compile(
 )
 _DESCRIBE = re.compile(r"DESC(?:RIBE)?\s+(?:TABLE\s+)?(?=\S)", re.IGNORECASE)
 _QUERY = re.compile(r"\(|SELECT\b|WITH\b|FROM\b", re.IGNORECASE)
+# Longer texts are long lists of values; reading one for comments would hold up other requests.
+_MAX_SCANNED = 64 << 10
 _PACKED = frozenset({"Parquet", "Native"})
 
 
@@ -108,8 +111,10 @@ def read_free_sql(text: str) -> FreeSql:
     Raises:
         BadRequestError: There is nothing.
     """
-    sql = text.strip().rstrip(";").rstrip()
+    sql = _without_end(text)
     found = _FORMAT.search(sql)
+    if found and _in_comment(sql, found.start() + 1):
+        found = None
     output_format = DEFAULT_SQL_FORMAT
     if found:
         # On a line of their own: the text may end in a comment.
@@ -123,6 +128,22 @@ def read_free_sql(text: str) -> FreeSql:
     if not sql:
         raise BadRequestError("The request has no SQL.", hint="Send it as ?q=… or as the body.")
     return FreeSql(select=sql, describes=describe is not None, format=output_format)
+
+
+def _without_end(text: str) -> str:
+    """The text without what says nothing behind a FORMAT clause: semicolons, a comment."""
+    sql = text.strip().rstrip(";").rstrip()
+    start = sql.find("--", sql.rfind("\n") + 1)
+    if start < 0 or len(sql) > _MAX_SCANNED:
+        return sql
+    before = sql[:start].rstrip().rstrip(";").rstrip()
+    is_comment = _FORMAT.search(before) and not scan(START, before).mode
+    return before if is_comment else sql
+
+
+def _in_comment(sql: str, at: int) -> bool:
+    has_comments = any(mark in sql for mark in ("--", "/*", "#"))
+    return has_comments and len(sql) <= _MAX_SCANNED and bool(scan(START, sql[:at]).mode)
 
 
 async def plan_free_sql(

@@ -16,6 +16,13 @@ from shared.errors import BadRequestError
         ("SELECT 1 AS format", "SELECT 1 AS format", "TSV"),
         ("SELECT ' FORMAT JSON'", "SELECT ' FORMAT JSON'", "TSV"),
         ("% SELECT {{Int32(a)}} FORMAT CSV", "% SELECT {{Int32(a)}}", "CSV"),
+        ("SELECT 1 FORMAT CSV -- for now", "SELECT 1", "CSV"),
+        ("SELECT 1\nFORMAT CSV; -- it's", "SELECT 1", "CSV"),
+        ("SELECT 1 -- it's\nFORMAT CSV", "SELECT 1 -- it's", "CSV"),
+        ("SELECT 1 -- FORMAT CSV", "SELECT 1 -- FORMAT CSV", "TSV"),
+        ("SELECT 1 -- FORMAT CSV -- no", "SELECT 1 -- FORMAT CSV -- no", "TSV"),
+        ("SELECT 1 -- a\n-- FORMAT CSV", "SELECT 1 -- a\n-- FORMAT CSV", "TSV"),
+        ("SELECT 'a FORMAT CSV -- b'", "SELECT 'a FORMAT CSV -- b'", "TSV"),
         ("SELECT 1 FORMAT CSV SETTINGS max_threads=1", "SELECT 1\nSETTINGS max_threads=1", "CSV"),
         (
             "SELECT 1 FORMAT CSV settings a = 1, b='hash' ;",
