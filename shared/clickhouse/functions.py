@@ -140,7 +140,7 @@ _CLOCK_NAMES = frozenset(
 )
 _RANDOM_NAMES = frozenset(
     {"arrayRandomSample", "arrayShuffle", "arrayPartialShuffle", "generateUUIDv4"}
-    | {"generateUUIDv7", "generateSnowflakeID", "fuzzBits"}
+    | {"generateUUIDv7", "dateTimeToUUIDv7", "generateSnowflakeID", "fuzzBits"}
 )
 _RANDOM_CATEGORY = "Random Number"
 

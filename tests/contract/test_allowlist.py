@@ -338,6 +338,7 @@ async def test_an_analysis_says_what_a_query_reads_and_calls(engine: EmbeddedCli
         ("SELECT curdate()", True),
         ("SELECT * APPLY (x -> x + rand()) FROM t", True),
         ("SELECT generateUUIDv4()", True),
+        ("SELECT dateTimeToUUIDv7(toDateTime('2024-01-01 00:00:00'))", True),
         ("SELECT * FROM generateRandom('a Int8')", True),
         ("SELECT toDate('2024-01-01') - 1, lower('now()')", False),
     ],
