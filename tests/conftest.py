@@ -44,7 +44,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     the garbage collector, which may come much later; and warnings are errors.
     """
     yield
-    if "kafka" in item.nodeid:
+    if "kafka" in item.nodeid or "faults" in item.nodeid:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()

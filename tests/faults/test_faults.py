@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 
@@ -18,15 +17,6 @@ ROUNDS = max(1, int(os.environ.get("PIPEHOUSE_TEST_ROUNDS", "30")) // 30)
 # A short run leaves the rest of a round to longer ones.
 STEPS = 4 if ROUNDS == 1 else FAULTS_PER_ROUND
 SEED = int(os.environ.get("PIPEHOUSE_TEST_SEED", "20"))
-
-# Where a connection breaks while it is made, the library leaves it to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
