@@ -8,6 +8,7 @@ and two ``query``, each a process of its own, as ``compose.yaml`` has them. The 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import secrets
@@ -195,7 +196,11 @@ def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
 
 def main() -> int:
     """Run until Ctrl-C."""
-    projects = [Path(argument) for argument in sys.argv[1:]]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.stack", description="A whole installation on this machine."
+    )
+    parser.add_argument("projects", nargs="+", type=Path, metavar="FOLDER", help="what is deployed")
+    projects: list[Path] = parser.parse_args().projects
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     say = sys.stdout.write
     with tempfile.TemporaryDirectory(prefix="pipehouse-stack-") as folder:

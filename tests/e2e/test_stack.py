@@ -220,3 +220,17 @@ def test_every_process_ends_with_143_after_a_drain(site: Stack) -> None:
         process = site.processes[name]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143, name
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2)])
+def test_help_and_a_missing_folder_start_nothing(arguments: list[str], code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stack", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert (done.stdout or done.stderr).startswith("usage: ")
