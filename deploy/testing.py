@@ -60,8 +60,14 @@ def find_cases(folder: Path) -> Iterator[Case]:
     for path in sorted((folder / "tests").rglob("*.y*ml")):
         try:
             entries = yaml.safe_load(path.read_text("utf-8"))
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}"
+            raise DatafileError(f"{place}: cannot be read: {error.problem}.") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DatafileError(f"{path}: cannot be read: {error}.") from error
+            # The library tells in several lines, and calls the file "<unicode string>".
+            text = str(error).partition("\n")[0]
+            raise DatafileError(f"{path}: cannot be read: {text}.") from error
         if not isinstance(entries, list):
             raise DatafileError(f"{path}: is not a list of cases.")
         for number, entry in enumerate(entries, start=1):

@@ -93,7 +93,7 @@ def test_an_expected_status_is_a_number(tmp_path: Path) -> None:
             "- {name: a, parameters: '', expected_result: '', expected_http_status: bad}",
             "expected_http_status is not a number",
         ),
-        ("- {name: a", "cannot be read"),
+        ("- name: b\n- {name: a", r"top\.yaml:2:11: cannot be read: expected ',' or '}'"),
         ("a: \x00", "cannot be read"),
     ],
 )
@@ -101,6 +101,7 @@ def test_a_bad_test_file_is_told_with_its_path(tmp_path: Path, text: str, words:
     with pytest.raises(DatafileError, match=words) as caught:
         list(find_cases(project(tmp_path, text)))
     assert "top.yaml" in caught.value.message
+    assert "\n" not in str(caught.value)
 
 
 def test_a_test_file_that_is_no_text_is_told(tmp_path: Path) -> None:
