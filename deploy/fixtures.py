@@ -18,11 +18,12 @@ from shared.model.resources import Datasource
 
 
 class Fixture(Struct, frozen=True, kw_only=True):
-    """One file of events for one data source; a value is a JSON text."""
+    """One file of events for one data source; a value is a JSON text, ``lines`` its place."""
 
     path: Path
     datasource: Datasource
     values: tuple[bytes, ...]
+    lines: tuple[int, ...]
 
 
 def find_fixtures(
@@ -43,8 +44,13 @@ def find_fixtures(
                 text = path.read_bytes()
             except OSError as error:
                 raise DatafileError(f"The fixture {path} cannot be read: {error}.") from error
-            values = tuple(line for line in text.splitlines() if line.strip())
-            yield Fixture(path=path, datasource=datasource, values=values)
+            values = {n: v for n, v in enumerate(text.splitlines(), start=1) if v.strip()}
+            yield Fixture(
+                path=path,
+                datasource=datasource,
+                values=tuple(values.values()),
+                lines=tuple(values),
+            )
 
 
 def _owner(stem: str, datasources: Mapping[str, Datasource]) -> str | None:

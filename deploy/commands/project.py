@@ -100,8 +100,11 @@ async def _load_fixtures(
 ) -> None:
     for fixture in find_fixtures(folders, released.workspace.datasources):
         for rejection in await load_fixture(clickhouse, fixture):
-            reasons = "; ".join(f"{e.column}: {e.message}" for e in rejection.errors)
-            raise DatafileError(f"{fixture.path}:{rejection.offset + 1}: {reasons}")
+            reasons = "; ".join(
+                f"{e.column}: {e.message}" if e.column else e.message for e in rejection.errors
+            )
+            line = fixture.lines[rejection.offset]
+            raise DatafileError(f"{fixture.path}:{line}: {reasons}")
 
 
 @click.command()

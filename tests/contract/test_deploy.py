@@ -458,6 +458,7 @@ async def test_fixtures_are_loaded_and_what_is_no_row_is_told(
     await deploy(engine, wanted)
     (fixture,) = find_fixtures([folder], {wanted.name: wanted})
     assert len(chunk_of(fixture).values) == 3
+    assert fixture.lines == (1, 3, 4)
     (rejection,) = await load_fixture(engine, fixture)
     assert (rejection.offset, rejection.errors[0].column) == (1, "id")
     assert await ask(engine, f"SELECT id FROM {wanted.name} ORDER BY id") == [["1"], ["3"]]

@@ -487,6 +487,14 @@ def test_a_case_that_fails_ends_test_with_1_and_a_diff(shop: Path) -> None:
     assert "Traceback" not in tested.stderr
 
 
+def test_a_fixture_that_does_not_fit_is_told_with_its_line(shop: Path) -> None:
+    fixture = shop / "fixtures" / "marketing_events.ndjson"
+    fixture.write_text("\n{broken\n")
+    tested = run_command("test", shop)
+    assert tested.returncode == 3
+    assert f"{fixture}:2: The record is not valid JSON" in tested.stderr
+
+
 def test_a_broken_project_ends_check_with_3_and_the_place(shop: Path) -> None:
     edit(shop / "endpoints" / "total_events.pipe", "count()", "cuont()")
     edit(shop / "datasources" / "marketing_events.datasource", "DateTime", "DateTme")
