@@ -53,6 +53,8 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
                     f"It has to listen for {self.protocol}; check KAFKA_KEY, KAFKA_SECRET,"
                     " KAFKA_SASL_MECHANISM and KAFKA_SSL_CA_PEM."
                 )
+        elif isinstance(error, TimeoutError):
+            reason = f"no answer from {self.bootstrap_servers} in time"
         return LogUnavailableError(f"{what}: {reason}.", hint=hint)
 
     def client_options(self) -> dict[str, Any]:

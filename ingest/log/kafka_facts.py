@@ -157,10 +157,11 @@ class KafkaLogFacts:
         except _READ_BY_OTHERS:
             raise
         except (kafka_errors.KafkaError, TimeoutError) as error:
+            failure = self._connection.failure(f"Kafka cannot be asked about {what}", error)
             raise LogUnavailableError(
-                f"Kafka at {self._connection.bootstrap_servers} does not answer about {what}:"
-                f" {type(error).__name__} {error}".rstrip(": "),
-                hint="See that the brokers run and that the address and login are right.",
+                failure.message,
+                hint=failure.hint
+                or "See that the brokers run and that the address and login are right.",
             ) from error
 
     async def _started_admin(self) -> AIOKafkaAdminClient:

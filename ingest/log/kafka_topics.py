@@ -68,7 +68,8 @@ class KafkaTopics:
         except kafka_errors.InvalidTopicError as error:
             raise ConfigError(f"'{topic}' cannot be the name of a Kafka topic.") from error
         except (kafka_errors.KafkaError, TimeoutError) as error:
-            raise self._connection.failure(f"Kafka does not make topic '{topic}'", error) from error
+            what = f"Kafka topic '{topic}' cannot be looked up or made"
+            raise self._connection.failure(what, error) from error
         self._known[topic] = count
         return count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from ingest.log.kafka_connection import named_connection, plain_connection
 from shared.errors import ConfigError
@@ -69,3 +70,14 @@ def test_several_servers_may_be_given_with_spaces() -> None:
 def test_a_secret_is_not_shown() -> None:
     found = named_connection(connection(KAFKA_KEY="u", KAFKA_SECRET="hush"))
     assert "hush" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (TimeoutError(), "Kafka is silent: no answer from a:9092 in time."),
+        (KafkaConnectionError("hung up"), "Kafka is silent: no connection to a:9092."),
+    ],
+)
+def test_a_failure_is_one_sentence(error: Exception, text: str) -> None:
+    assert plain_connection("a:9092").failure("Kafka is silent", error).message == text
