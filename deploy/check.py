@@ -22,6 +22,7 @@ from shared.model.resources import Node, Pipe, Span
 from shared.model.workspace import Workspace, did_you_mean
 
 _QUOTED = re.compile(r"[`']([^`']+)[`']")
+_PLACE_IN_SQL = re.compile(r" \(line \d+, col(?:umn)? \d+\)")
 
 
 class CheckedPipe(Struct, frozen=True, kw_only=True):
@@ -91,7 +92,8 @@ def _diagnostic(node: Node, error: AppError) -> Diagnostic:
     return Diagnostic(
         code=error.code,
         severity="error",
-        message=error.message,
+        # Counted from the start of the SQL, which would contradict the place in the file.
+        message=_PLACE_IN_SQL.sub("", error.message),
         span=span_in_node(node, line, column),
         hint=error.hint,
     )

@@ -76,6 +76,16 @@ async def test_a_release_serves_everything_and_a_second_one_changes_nothing(
     assert again.is_clean and again.plan.steps == ()
 
 
+async def test_a_problem_has_one_place_that_of_the_file(engine: Engine) -> None:
+    project = Project(engine)
+    released = await project.release(
+        _tag__pipe="NODE a\nSQL >\n    %\n    SELECT {{nofunction(x)}}\nTYPE endpoint\n",
+        _sql__pipe="NODE a\nSQL >\n    SELECT 1\n    FORM (\nTYPE endpoint\n",
+    )
+    assert {d.span.line for d in released.diagnostics} == {4}
+    assert not [d.message for d in released.diagnostics if "line " in d.message]
+
+
 async def test_a_broken_pipe_keeps_its_last_good_version_and_the_others_change(
     engine: Engine,
 ) -> None:
