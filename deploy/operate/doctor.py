@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from msgspec import Struct
 
 from deploy.operate.feeds import feed_checks
@@ -11,6 +13,9 @@ from deploy.operate.services import OperatorServices
 from deploy.operate.tables import Tables, read_tables
 from ingest.worker import takes_events
 from shared.model.resources import Datasource
+
+# Logs that are asked at a time: one that does not answer takes seconds to be sure of.
+_AT_A_TIME = 8
 
 
 class DoctorArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +44,7 @@ async def doctor(services: OperatorServices, arguments: DoctorArguments) -> Doct
     datasources = await services.fed_datasources(arguments.datasource)
     tables = await read_tables(services.clickhouse, state)
     guarantees = []
+    fed = []
     checks = await engine_checks(services)
     checks += await _table_checks(services, datasources, tables)
     checks += _power_check(services, tables)
@@ -55,7 +61,8 @@ async def doctor(services: OperatorServices, arguments: DoctorArguments) -> Doct
                     )
                 )
             )
-            checks += await feed_checks(services, datasource)
+            fed.append(datasource)
+    checks += await _feed_checks(services, fed)
     levels = {c.level for c in checks} | {g.level for g in guarantees}
     return DoctorResult(
         is_ok="bad" not in levels,
@@ -63,6 +70,17 @@ async def doctor(services: OperatorServices, arguments: DoctorArguments) -> Doct
         guarantees=tuple(guarantees),
         checks=tuple(checks),
     )
+
+
+async def _feed_checks(services: OperatorServices, datasources: list[Datasource]) -> list[Check]:
+    turns = asyncio.Semaphore(_AT_A_TIME)
+
+    async def ask(datasource: Datasource) -> list[Check]:
+        async with turns:
+            return await feed_checks(services, datasource)
+
+    found = await asyncio.gather(*(ask(datasource) for datasource in datasources))
+    return [check for checks in found for check in checks]
 
 
 async def _table_checks(

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from deploy import ddl
 from deploy.operate.audit import AuditArguments, audit
 from deploy.operate.doctor import DoctorArguments, DoctorResult, doctor
 from deploy.operate.guarantee import Guarantee, Subject, judge
+from deploy.operate.services import prefixed_feed
 from deploy.operate.tables import read_tables
 from deploy.state import read_state
 from ingest.batch import make_batch
 from ingest.chunk import Chunk, Partition
 from ingest.decode import Decoder
 from ingest.landing import Landing
+from ingest.log.facts import LocalLogFacts, LogTraits
+from ingest.log.local import LocalLog
 from ingest.messages import Holding
 from shared.clickhouse.contract import Capabilities
 from shared.clickhouse.embedded import EmbeddedClickHouse
@@ -24,7 +29,7 @@ from shared.clock import Deadline
 from shared.model.identity import DEDUPLICATION_WINDOW
 from shared.model.resources import EngineSpec
 from tests.clickhouse_target import opened, targets
-from tests.contract.delivery_rig import CLOCK, PLAIN, Rig
+from tests.contract.delivery_rig import CLOCK, PLAIN, Rig, open_rig
 from tests.contract.operate_rig import execute, on_server, open_operate_rig, services
 
 SPECS = {
@@ -247,3 +252,27 @@ async def test_the_engine_and_its_disk_are_looked_at(rig: Rig) -> None:
     assert "answers" in checks["ClickHouse"].text
     assert "GiB" in checks["disk default"].text
     assert checks["power loss"].level == "warning"
+
+
+class SlowFacts(LocalLogFacts):
+    """Answers nobody before two have asked."""
+
+    def __init__(self, log: LocalLog) -> None:
+        super().__init__(log)
+        self._asked = 0
+        self._both = asyncio.Event()
+
+    async def traits(self, topic: str) -> LogTraits:
+        self._asked += 1
+        if self._asked == 2:
+            self._both.set()
+        async with asyncio.timeout(20):
+            await self._both.wait()
+        return await super().traits(topic)
+
+
+async def test_a_log_that_is_slow_to_answer_is_waited_for_once(rig: Rig, tmp_path: Path) -> None:
+    async with open_rig(rig.engine, tmp_path / "other") as other:
+        feed = prefixed_feed("events.", "", SlowFacts(rig.log))
+        found = await doctor(structs.replace(services(rig), feed=feed), DoctorArguments())
+        assert {rig.name, other.name} <= {check.subject for check in found.checks}
