@@ -89,6 +89,7 @@ class Releaser:
         state = await read_state(self._clickhouse)
         wanted = project.workspace
         unread = _names_with_errors(project.diagnostics)
+        unread |= self._out_of_reach(project, state)
         datasources, tables, diagnostics = await self._tables(state, wanted, unread)
         workspace = structs.replace(wanted, datasources=datasources)
         checked = await self._check(workspace)
@@ -109,6 +110,18 @@ class Releaser:
             views={n: found.view for n, found in checked.items() if found.view is not None},
             diagnostics=(*project.diagnostics, *(_shown(d, files) for d in diagnostics)),
         )
+
+    def _out_of_reach(self, project: LoadedProject, state: State) -> dict[str, str]:
+        """What may lie in a folder that cannot be read, with that folder's problem."""
+        known = {*state.datasources, *state.views, *self._serving.workspace.pipes}
+        wanted = project.workspace
+        missing = known - wanted.datasources.keys() - wanted.pipes.keys()
+        return {
+            name: f"{d.span.path}: {d.message}"
+            for d in project.diagnostics
+            if d.code == "unreadable_folder"
+            for name in missing
+        }
 
     async def _tables(
         self, state: State, wanted: Workspace, unread: Mapping[str, str]

@@ -67,7 +67,8 @@ DIAGNOSTIC_CODES: dict[str, str] = {
     "unknown_connection": "A resource names a connection that the project lacks.",
     "unknown_datasource": "A node writes to a data source that the project lacks.",
     "unknown_engine": "ENGINE names an engine that is not supported.",
-    "unreadable_file": "A file or folder cannot be read.",
+    "unreadable_file": "A file cannot be read.",
+    "unreadable_folder": "A folder cannot be read; what was known of it stays as it was.",
     "version_ignored": "VERSION lines have no effect.",
 }
 """Every code a diagnostic can have, and what it means."""

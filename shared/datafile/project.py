@@ -158,7 +158,7 @@ def _datafiles(folder: Path, prefix: str, diagnostics: Diagnostics) -> Iterator[
         except OSError as error:
             message = f"The folder cannot be read: {error.strerror}."
             relative = PurePosixPath(prefix or folder.as_posix(), inner.relative_to(folder))
-            diagnostics.error("unreadable_file", message, Span(str(relative), 1))
+            diagnostics.error("unreadable_folder", message, Span(str(relative), 1))
             return
         for entry in entries:
             if entry.suffix.removeprefix(".").lower() in EXTENSIONS and not entry.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from deploy.release import Released, Releaser
 from query.serving import Serving
 from shared.clickhouse.contract import Statement
 from shared.clock import Deadline, SystemClock
-from shared.datafile.project import parse_project
+from shared.datafile.project import load_project, parse_project
 from shared.errors import ClickHouseUnavailableError
 from shared.model.resources import Datasource
 
@@ -74,6 +75,20 @@ async def test_a_release_serves_everything_and_a_second_one_changes_nothing(
     assert released.reads[f"{project.ev}_count"] == (project.ev,)
     again = await project.release()
     assert again.is_clean and again.plan.steps == ()
+
+
+async def test_what_lies_in_a_folder_that_cannot_be_read_stays_as_it_was(
+    engine: Engine, tmp_path: Path
+) -> None:
+    project = Project(engine)
+    await project.release()
+    before = project.serving.workspace
+    released = await project.releaser.release(load_project([tmp_path / "gone"], {}))
+    assert [d.code for d in released.diagnostics] == ["unreadable_folder"]
+    assert released.plan.steps == ()
+    assert before.pipes.items() <= project.serving.workspace.pipes.items()
+    assert before.datasources.keys() <= project.serving.workspace.datasources.keys()
+    assert project.serving.endpoint(f"{project.ev}_count")
 
 
 async def test_a_problem_has_one_place_that_of_the_file(engine: Engine) -> None:

@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parents[3] / "golden" / "datafiles"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 ENVIRON = {"KAFKA_KEY": "k"}
 # Needs a file that cannot be opened, see test_project.py; a thousand columns, see test_schema.py.
-NOT_IN_GOLDEN = {"unreadable_file", "too_many_columns"}
+NOT_IN_GOLDEN = {"unreadable_file", "unreadable_folder", "too_many_columns"}
 
 
 def rendered(case: str) -> str:

@@ -126,7 +126,7 @@ def test_a_target_in_another_file_is_looked_up_with_its_line() -> None:
 
 def test_a_folder_that_is_not_there_is_a_diagnostic(tmp_path: Path) -> None:
     project = load_project([tmp_path / "nowhere"], {})
-    assert [d.code for d in project.diagnostics] == ["unreadable_file"]
+    assert [d.code for d in project.diagnostics] == ["unreadable_folder"]
     assert project.has_errors
 
 
