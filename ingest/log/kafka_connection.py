@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from msgspec import Struct
 
 from shared.errors import ConfigError, LogUnavailableError
@@ -46,7 +46,7 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
         text = str(error).removeprefix(f"{name}: ").rstrip(".")
         reason = f"{name} {text}".replace("\n", " ").strip()
         hint = None
-        if isinstance(error, KafkaConnectionError):
+        if isinstance(error, KafkaConnectionError | NodeNotReadyError):
             reason = f"no connection to {self.bootstrap_servers}"
             if self.protocol != "PLAINTEXT":
                 hint = (

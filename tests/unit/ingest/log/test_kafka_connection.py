@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
 from ingest.log.kafka_connection import named_connection, plain_connection
 from shared.errors import ConfigError
@@ -77,6 +77,7 @@ def test_a_secret_is_not_shown() -> None:
     [
         (TimeoutError(), "Kafka is silent: no answer from a:9092 in time."),
         (KafkaConnectionError("hung up"), "Kafka is silent: no connection to a:9092."),
+        (NodeNotReadyError("node id 1"), "Kafka is silent: no connection to a:9092."),
     ],
 )
 def test_a_failure_is_one_sentence(error: Exception, text: str) -> None:
