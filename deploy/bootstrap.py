@@ -16,6 +16,7 @@ from msgspec import Struct
 from deploy.own_tables import OWN_TABLES
 from deploy.record import DATABASE
 from ingest.landing import SCRATCH_DATABASE
+from shared.clickhouse.replicated import replicated
 from shared.clickhouse.sql import literal, quote_identifier
 
 ROLES = ("writer", "reader", "deployer")
@@ -79,15 +80,17 @@ def users(database: str, passwords: Mapping[str, str]) -> Sequence[User]:
     return [User(role, f"{database}_{role}", passwords[role]) for role in ROLES]
 
 
-def statements(database: str, accounts: Sequence[User]) -> list[str]:
+def statements(database: str, accounts: Sequence[User], *, replicates: bool = False) -> list[str]:
     """Everything to run, in order, by a user who may create users; harmless to run again.
+
+    With ``replicates`` several hosts share the databases, and it has to run on each of them.
 
     A user that exists keeps its password, so that processes which use it go on.
     """
     db = quote_identifier(database)
+    shared = [f"CREATE DATABASE IF NOT EXISTS {db}", *OWN_TABLES]
     found = [
-        f"CREATE DATABASE IF NOT EXISTS {db}",
-        *OWN_TABLES,
+        *(map(replicated, shared) if replicates else shared),
         f"CREATE DATABASE IF NOT EXISTS {SCRATCH_DATABASE}",
         f"CREATE SETTINGS PROFILE IF NOT EXISTS {_READER_PROFILE} SETTINGS "
         + ", ".join(_READER_LIMITS),
@@ -96,17 +99,21 @@ def statements(database: str, accounts: Sequence[User]) -> list[str]:
         name = quote_identifier(user.name)
         secret = f"IDENTIFIED WITH sha256_password BY {literal(user.password)}"
         found.append(f"CREATE USER IF NOT EXISTS {name} {secret}")
-        found += [f"GRANT {what} TO {name}" for what in _grants(user.role, db)]
+        found += [
+            f"GRANT {what} TO {name}" for what in _grants(user.role, db, replicates=replicates)
+        ]
         if user.role == "reader":
             found.append(f"ALTER USER {name} SETTINGS PROFILE {literal(_READER_PROFILE)}")
     return found
 
 
-def _grants(role: str, db: str) -> list[str]:
+def _grants(role: str, db: str, *, replicates: bool) -> list[str]:
     system = [f"SELECT ON system.{table}" for table in _SYSTEM_TABLES]
+    # Who comes to another host waits until that has what the one before stored.
+    follow = ", SYSTEM SYNC REPLICA" if replicates else ""
     if role == "writer":
         return [
-            f"SELECT, INSERT, SHOW ON {db}.*",
+            f"SELECT, INSERT, SHOW{follow} ON {db}.*",
             f"SELECT, INSERT ON {DATABASE}.*",
             f"CREATE TABLE, DROP TABLE, SELECT, INSERT ON {SCRATCH_DATABASE}.*",
             "KILL QUERY ON *.*",
@@ -116,7 +123,7 @@ def _grants(role: str, db: str) -> list[str]:
         return [f"SELECT, SHOW ON {db}.*", f"SELECT ON {DATABASE}.*", *system]
     rights = "SELECT, INSERT, ALTER, CREATE, DROP, SHOW, OPTIMIZE"
     return [
-        f"{rights} ON {db}.*",
+        f"{rights}{follow} ON {db}.*",
         f"{rights} ON {DATABASE}.*",
         f"{rights} ON {SCRATCH_DATABASE}.*",
         *system,

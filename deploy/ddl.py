@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from ingest.quarantine import STREAM_COLUMN, QuarantineTable
+from shared.clickhouse.replicated import WINDOWS, replicated
 from shared.clickhouse.sql import literal, quote_identifier, quote_table
 from shared.model.identity import DEDUPLICATION_WINDOW, IDENTITY_COLUMNS, carries_identity
 from shared.model.resources import Column, Datasource, EngineSpec, Index
@@ -21,9 +22,22 @@ from shared.model.types import TypeSyntaxError, parse_type
 QUARANTINE_TTL_DAYS = 30
 # Plain columns outside the sorting key of an aggregating table, which published projects have.
 _LENIENT_ENGINES = frozenset({"AggregatingMergeTree"})
-_WINDOW = re.compile(r"\bnon_replicated_deduplication_window\s*=\s*([0-9]+)")
 # It came with the check, in 26.7: older releases know neither.
 LENIENCY = "allow_dimensions_outside_sorting_key"
+
+
+class Traits(Struct, frozen=True, kw_only=True):
+    """What the form of a table depends on, of the engine that it is made in.
+
+    ``checks_keys``: aggregating tables with plain columns outside the key are refused, unless a
+    setting allows them. ``replicates``: see ``Capabilities``.
+    """
+
+    checks_keys: bool = True
+    replicates: bool = False
+
+
+_USUAL = Traits()
 
 
 class ViewDefinition(Struct, frozen=True, kw_only=True):
@@ -62,14 +76,8 @@ def without_spans(datasource: Datasource) -> Datasource:
     return structs.replace(datasource, columns=columns, span=None)
 
 
-def create_table(database: str, datasource: Datasource, *, checks_keys: bool = True) -> str:
-    """The table of a data source, with its hidden identity columns and its token memory.
-
-    Args:
-        database: Where.
-        datasource: What it is made from.
-        checks_keys: See ``deploy/state.py``.
-    """
+def create_table(database: str, datasource: Datasource, traits: Traits = _USUAL) -> str:
+    """The table of a data source, with its hidden identity columns and its token memory."""
     columns = [column_definition(c) for c in datasource.columns]
     if carries_identity(datasource):
         # A data source with Kafka lines shows some of them.
@@ -89,7 +97,7 @@ def create_table(database: str, datasource: Datasource, *, checks_keys: bool = T
     return _statement(
         f"CREATE TABLE IF NOT EXISTS {quote_table(database, datasource.name)}",
         columns,
-        engine_clause(datasource, checks_keys=checks_keys),
+        engine_clause(datasource, traits),
         f"COMMENT {literal(comment(definition))}",
     )
 
@@ -99,18 +107,21 @@ def _index(index: Index) -> str:
     return f"INDEX {name} {index.expression} TYPE {index.type} GRANULARITY {index.granularity}"
 
 
-def create_quarantine(database: str, datasource: Datasource) -> str:
+def create_quarantine(database: str, datasource: Datasource, traits: Traits = _USUAL) -> str:
     """The quarantine table: keyed by stream, partition and offset; the last version wins."""
     table = QuarantineTable(datasource)
     columns = [f"{quote_identifier(name)} {type_}" for name, type_ in table.columns]
     columns.append(f"{STREAM_COLUMN[0]} {STREAM_COLUMN[1]} MATERIALIZED 0")
-    return _statement(
-        f"CREATE TABLE IF NOT EXISTS {quote_table(database, table.name)}",
-        columns,
+    engine = (
         "ENGINE = ReplacingMergeTree(insertion_date)"
         " ORDER BY (__stream, __partition, __offset)"
         f" TTL insertion_date + INTERVAL {QUARANTINE_TTL_DAYS} DAY"
-        f" SETTINGS non_replicated_deduplication_window={DEDUPLICATION_WINDOW}",
+        f" SETTINGS non_replicated_deduplication_window={DEDUPLICATION_WINDOW}"
+    )
+    return _statement(
+        f"CREATE TABLE IF NOT EXISTS {quote_table(database, table.name)}",
+        columns,
+        replicated(engine) if traits.replicates else engine,
         "",
     )
 
@@ -130,12 +141,13 @@ def column_definition(column: Column) -> str:
     return " ".join(parts)
 
 
-def engine_clause(datasource: Datasource, *, checks_keys: bool = True) -> str:
-    """Everything after the columns: engine, keys, TTL and settings; see ``create_table``."""
+def engine_clause(datasource: Datasource, traits: Traits = _USUAL) -> str:
+    """Everything after the columns: engine, keys, TTL and settings."""
     engine = datasource.engine
     if engine.name == "Null":
         return "ENGINE = Null"
-    parts = [f"ENGINE = {engine.name}{_engine_arguments(engine)}"]
+    prefix = "Replicated" if traits.replicates else ""
+    parts = [f"ENGINE = {prefix}{engine.name}{_engine_arguments(engine)}"]
     if engine.partition_key:
         parts.append(f"PARTITION BY ({engine.partition_key})")
     parts.append(f"ORDER BY ({engine.sorting_key or default_sorting_key(datasource)})")
@@ -145,7 +157,7 @@ def engine_clause(datasource: Datasource, *, checks_keys: bool = True) -> str:
         parts.append(f"SAMPLE BY ({engine.sampling_key})")
     if engine.ttl:
         parts.append(f"TTL {_without_end(engine.ttl)}")
-    parts.append("SETTINGS " + ", ".join(_settings(engine, checks_keys)))
+    parts.append("SETTINGS " + ", ".join(_settings(engine, traits)))
     return " ".join(parts)
 
 
@@ -154,19 +166,23 @@ def _without_end(text: str) -> str:
     return text.rstrip("; \t\r\n")
 
 
-def _settings(engine: EngineSpec, checks_keys: bool) -> Iterable[str]:
+def _settings(engine: EngineSpec, traits: Traits) -> Iterable[str]:
     """What the engine needs and what the file says, but never a shorter memory of tokens.
 
     Of a setting that is given twice the last one counts.
     """
-    if engine.name in _LENIENT_ENGINES and checks_keys:
+    if engine.name in _LENIENT_ENGINES and traits.checks_keys:
         yield f"{LENIENCY}=1"
     given = _without_end(engine.settings or "")
     if given:
         yield given
-    window = _WINDOW.search(given)
-    if window is None or int(window[1]) < DEDUPLICATION_WINDOW:
-        yield f"non_replicated_deduplication_window={DEDUPLICATION_WINDOW}"
+    windows = {"non_replicated_deduplication_window": DEDUPLICATION_WINDOW}
+    if traits.replicates:
+        windows |= WINDOWS
+    for name, least in windows.items():
+        window = re.search(rf"\b{name}\s*=\s*([0-9]+)", given)
+        if window is None or int(window[1]) < least:
+            yield f"{name}={least}"
 
 
 def _engine_arguments(engine: EngineSpec) -> str:

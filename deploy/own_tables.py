@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from deploy import record
 from ingest import excluded, lease, ledger, replay_store
-from shared.clickhouse.contract import ClickHouse, Statement
+from shared.clickhouse.contract import ClickHouse
+from shared.clickhouse.define import define
 
 OWN_TABLES = tuple(
     dict.fromkeys(
@@ -29,7 +30,7 @@ async def prepare_own_tables(clickhouse: ClickHouse) -> None:
     embedded engine leaves the definition of a new table empty, and cannot open its folder again.
 
     Raises:
+        ConfigError: Several hosts are to keep them, but not their database.
         QueryError: This user may not.
     """
-    for sql in OWN_TABLES:
-        await clickhouse.execute(Statement(sql=sql))
+    await define(clickhouse, OWN_TABLES)

@@ -127,7 +127,7 @@ def _create(state: State, database: str, datasource: Datasource) -> Step:
     return Step(
         resource=datasource.name,
         summary=f"create table {datasource.name}",
-        sql=ddl.create_table(database, datasource, checks_keys=state.checks_keys),
+        sql=ddl.create_table(database, datasource, state.traits),
     )
 
 
@@ -135,7 +135,7 @@ def _quarantine(state: State, database: str, datasource: Datasource) -> list[Ste
     """The steps after which the quarantine table has room for every column."""
     name, table = datasource.name, datasource.name + QUARANTINE_SUFFIX
     if table not in state.tables:
-        sql = ddl.create_quarantine(database, datasource)
+        sql = ddl.create_quarantine(database, datasource, state.traits)
         return [Step(resource=name, summary=f"create table {table}", sql=sql)]
     existing = state.columns.get(table, frozenset())
     missing = [c.name for c in datasource.columns if c.name not in existing]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct, field
 
-from deploy.ddl import LENIENCY, Definition, ViewDefinition, read_comment
+from deploy.ddl import LENIENCY, Definition, Traits, ViewDefinition, read_comment
 from shared.clickhouse.contract import ClickHouse, Statement
 from shared.clickhouse.sql import literal
 from shared.errors import QueryError
@@ -20,15 +20,14 @@ class State(Struct, frozen=True, kw_only=True):
     """The live state: data sources and views by name.
 
     ``tables`` are all tables of the database, also those that are not ours. ``columns`` are the
-    columns each table really has, for tables without a comment. ``checks_keys``: the engine refuses
-    aggregating tables with plain columns outside the key, unless a setting allows them.
+    columns each table really has, for tables without a comment.
     """
 
     datasources: Mapping[str, Datasource] = field(default_factory=dict)
     views: Mapping[str, ViewDefinition] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
     columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    checks_keys: bool = True
+    traits: Traits = Traits()
 
 
 class _Row(Struct):
@@ -61,7 +60,10 @@ async def read_state(clickhouse: ClickHouse) -> State:
         views={n: d.view for n, d in found if d.view is not None},
         tables=frozenset(row.name for row in rows),
         columns={row.name: frozenset(row.columns) for row in rows},
-        checks_keys=await _checks_keys(clickhouse),
+        traits=Traits(
+            checks_keys=await _checks_keys(clickhouse),
+            replicates=clickhouse.capabilities.replicates,
+        ),
     )
 
 

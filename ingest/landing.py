@@ -21,6 +21,7 @@ from ingest.messages import Holding, Intent
 from ingest.quarantine import QuarantineTable
 from shared.clickhouse.contract import ClickHouse, Identity, Insert, Run, Statement, Summary
 from shared.clickhouse.failures import InsertRefusedError
+from shared.clickhouse.replicated import WINDOW_S
 from shared.clickhouse.sql import quote_table
 from shared.model.identity import carries_identity
 from shared.model.resources import Datasource
@@ -31,8 +32,6 @@ log = structlog.get_logger(__name__)
 CERTAIN_SHARE = 0.5
 # For a search for refused rows, where it exists: a writer may make tables there and nowhere else.
 SCRATCH_DATABASE = "pipehouse_scratch"
-# For how long replicated tables remember tokens; doctor names those that do not.
-REPLICATED_WINDOW_S = 7 * 24 * 3_600
 REFUSED_MESSAGE = "ClickHouse refused this record"
 
 
@@ -63,10 +62,7 @@ class Landing:
     @property
     def needs_verification(self) -> bool:
         """Whether an answer may be wrong after a restart of the engine, and can be checked."""
-        return self.keeps_every_row and not (
-            self._clickhouse.capabilities.repairs_orphans
-            or self._datasource.engine.name.startswith("Replicated")
-        )
+        return self.keeps_every_row and self._clickhouse.capabilities.may_lose_stored
 
     @property
     def boot_id(self) -> str:
@@ -199,11 +195,18 @@ class Landing:
 
     # Questions --------------------------------------------------------------------------------
 
+    async def _caught_up(self) -> str:
+        """The table, quoted, once the host that is asked has what others have stored."""
+        table = quote_table(self._clickhouse.database, self._datasource.name)
+        if self._clickhouse.capabilities.replicates:
+            await self._clickhouse.execute(Statement(sql=f"SYSTEM SYNC REPLICA {table}"))
+        return table
+
     async def stored_from(self, stream: int, partition: int, position: int) -> tuple[Run, ...]:
         """The offsets from a position on that the table holds; none where it cannot tell."""
         if not self.carries_identity:
             return ()
-        table = quote_table(self._clickhouse.database, self._datasource.name)
+        table = await self._caught_up()
         result = await self._clickhouse.fetch(
             Statement(
                 # A window: the engine leaves an inner ORDER BY out when the outer query sorts.
@@ -225,7 +228,7 @@ class Landing:
             self._datasource.name, stream, partition
         )
         if self.carries_identity:
-            table = quote_table(self._clickhouse.database, self._datasource.name)
+            table = await self._caught_up()
             result = await self._clickhouse.fetch(
                 Statement(
                     sql=f"SELECT max(__offset) + 1 FROM {table} WHERE __stream = {{stream:UInt64}}"
@@ -239,7 +242,7 @@ class Landing:
 
     async def held_offsets(self, stream: int, partition: int, first: int, next_: int) -> set[int]:
         """Which offsets of ``[first, next_)`` the table holds; needs ``carries_identity``."""
-        table = quote_table(self._clickhouse.database, self._datasource.name)
+        table = await self._caught_up()
         result = await self._clickhouse.fetch(
             Statement(
                 sql=f"SELECT DISTINCT __offset FROM {table} WHERE __stream = {{stream:UInt64}}"
@@ -291,7 +294,7 @@ class Landing:
                 " GROUP BY table",
                 parameters={
                     "at": intent.at_ms // 1000,
-                    "certain_s": int(REPLICATED_WINDOW_S * CERTAIN_SHARE),
+                    "certain_s": int(WINDOW_S * CERTAIN_SHARE),
                     "window": self._window,
                     "database": self._clickhouse.database,
                 },
@@ -336,7 +339,7 @@ class Landing:
             token=f"{token}:q:{digest}",
         )
         summary = await self._clickhouse.insert(insert)
-        is_doubtful = not self._clickhouse.capabilities.repairs_orphans
+        is_doubtful = self._clickhouse.capabilities.may_lose_stored
         if boot_id and is_doubtful and summary.boot_id != boot_id:
             again = f"{insert.token}:{summary.boot_id}"
             await self._clickhouse.insert(structs.replace(insert, token=again))

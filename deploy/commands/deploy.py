@@ -224,17 +224,19 @@ async def _bootstrap(settings: Settings, *, only_print: bool) -> None:
     url = parse_url(settings.clickhouse_url)
     passwords = {role: "<password>" if only_print else new_password() for role in ROLES}
     accounts = users(url.database, passwords)
+    lines = statements(url.database, accounts, replicates=len(url.hosts) > 1)
     if only_print:
-        for line in statements(url.database, accounts):
+        for line in lines:
             say(f"{line};")
         return
-    # The project's database may not exist yet.
-    engine = await open_server(structs.replace(url, database="default"))
-    try:
-        for line in statements(url.database, accounts):
-            await engine.execute(Statement(sql=line))
-    finally:
-        await engine.close()
+    for one in url.hosts:
+        # The project's database may not exist yet.
+        engine = await open_server(structs.replace(url, hosts=(one,), database="default"))
+        try:
+            for line in lines:
+                await engine.execute(Statement(sql=line))
+        finally:
+            await engine.close()
     address, _, options = settings.clickhouse_url.rpartition("@")[2].partition("?")
     host = address.partition("/")[0]
     for user in accounts:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from shared.auth.records import Details, TokenRecord
 from shared.clickhouse.contract import ClickHouse, Statement
+from shared.clickhouse.define import define
 from shared.clickhouse.rows import insert_rows
 from shared.errors import QueryError
 
@@ -82,8 +83,7 @@ class TokenTable:
 
     async def prepare(self) -> None:
         """Make the table; needs the rights of a deployer."""
-        for sql in _CREATE:
-            await self._clickhouse.execute(Statement(sql=sql))
+        await define(self._clickhouse, _CREATE)
 
     async def exists(self) -> bool:
         """Whether the table is there."""

@@ -169,7 +169,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     ``shares_process``: it lives and dies with this process. ``repairs_orphans``: deduplication
     entries without a part are removed before it opens, so inserts need no verification later.
     ``can_cancel``: a running statement can be ended. ``takes_columns``: a ``ColumnBlock`` is stored
-    without its lines ever being made.
+    without its lines ever being made. ``replicates``: several hosts keep the database, and their
+    tables share the memory of tokens.
     """
 
     name: str
@@ -177,6 +178,12 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     repairs_orphans: bool
     can_cancel: bool
     takes_columns: bool = False
+    replicates: bool = False
+
+    @property
+    def may_lose_stored(self) -> bool:
+        """Whether a restart may lose rows whose token is still remembered."""
+        return not (self.repairs_orphans or self.replicates)
 
 
 @runtime_checkable

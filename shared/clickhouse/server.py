@@ -24,6 +24,7 @@ from shared.clickhouse.native import (
 )
 from shared.clickhouse.profile import ENGINE_PROFILE
 from shared.clickhouse.reads import HttpFace, ServerRefusalError
+from shared.clickhouse.replicated import DATABASE_ENGINE
 from shared.clickhouse.serverengine import READ_OPTIONS, ServerClickHouse
 from shared.clickhouse.url import Host, ServerUrl, parse_url
 from shared.errors import AppError, ClickHouseUnavailableError, ConfigError
@@ -37,6 +38,7 @@ _PORTS_HINT = (
     " named by http_port."
 )
 _SETTINGS_SQL = "SELECT name FROM system.settings"
+_DATABASE_SQL = "SELECT engine FROM system.databases WHERE name = currentDatabase()"
 _READONLY_SQL = "SELECT toString(getSetting('readonly'))"
 
 
@@ -58,7 +60,7 @@ async def open_server(url: str | ServerUrl, *, writes: bool = True) -> ServerCli
     tls = _tls_context(url)
     client = NativeClient(url, hosts, boots)
     try:
-        unknown = await asyncio.to_thread(_check_native, client, url, writes)
+        unknown, replicates = await asyncio.to_thread(_check_native, client, url, writes)
     finally:
         await asyncio.to_thread(client.disconnect)
     http = HttpPool(
@@ -75,7 +77,14 @@ async def open_server(url: str | ServerUrl, *, writes: bool = True) -> ServerCli
         await face.close()
         raise
     pool = NativePool(url, hosts, boots, max_waiting=_MAX_WAITING)
-    return ServerClickHouse(url, face=face, pool=pool, boots=boots, unknown_settings=unknown)
+    return ServerClickHouse(
+        url,
+        face=face,
+        pool=pool,
+        boots=boots,
+        unknown_settings=unknown,
+        replicates=replicates,
+    )
 
 
 def _tls_context(url: ServerUrl) -> ssl.SSLContext | None:
@@ -94,14 +103,21 @@ def _tls_context(url: ServerUrl) -> ssl.SSLContext | None:
 # The native side ----------------------------------------------------------------------------------
 
 
-def _check_native(client: NativeClient, url: ServerUrl, writes: bool) -> frozenset[str]:
-    """Connect, look at version and user, and return our settings that the server does not know."""
+def _check_native(
+    client: NativeClient, url: ServerUrl, writes: bool
+) -> tuple[frozenset[str], bool]:
+    """Connect, look at version, user and database.
+
+    Returns:
+        Our settings that the server does not know, and whether other hosts keep the database too.
+    """
     try:
         client.ready()
         info = client.connection.server_info
         _require_version(info.version_major, info.version_minor)
         known = {name for (name,) in client.execute(_SETTINGS_SQL)}
         ((readonly,),) = client.execute(_READONLY_SQL)
+        databases = client.execute(_DATABASE_SQL)
     except ConnectError as error:
         raise _unreachable(url, error.host, error.host.native_port, error.cause) from None
     except errors.ServerException as error:
@@ -111,8 +127,15 @@ def _check_native(client: NativeClient, url: ServerUrl, writes: bool) -> frozens
             f"ClickHouse at {url} breaks off: {str(error) or type(error).__name__}."
         ) from None
     _require_rights(url, int(readonly), writes)
+    replicates = databases == [(DATABASE_ENGINE,)]
+    if len(url.hosts) > 1 and not replicates:
+        raise ConfigError(
+            f"Several hosts are named, but database '{url.database}' is not one that they share:"
+            " each would have rows and tokens of its own.",
+            hint="Make it with ENGINE = Replicated on every host, or name one host.",
+        )
     ours: Iterable[str] = {**ENGINE_PROFILE, **KNOWN_INSERT_SETTINGS, **READ_OPTIONS}
-    return frozenset(name for name in ours if name not in known)
+    return frozenset(name for name in ours if name not in known), replicates
 
 
 def _require_version(major: int, minor: int) -> None:

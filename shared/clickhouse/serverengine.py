@@ -4,8 +4,8 @@ Inserts and DDL go over the native protocol, from a few threads; queries, and ro
 protocol cannot bring, over HTTP. Free SQL is taken apart by an engine in this process, whatever the
 server's version. An engine belongs to the event loop that it was opened on.
 
-Several hosts are replicas: every table that is written to has to be a Replicated one, with one path
-for all of them. Only then does the next host know the deduplication tokens of the one before.
+Several hosts are replicas that keep one Replicated database. Only then does the next host know the
+deduplication tokens of the one before.
 """
 
 from __future__ import annotations
@@ -85,12 +85,14 @@ class ServerClickHouse:
         pool: NativePool,
         boots: Boots,
         unknown_settings: Collection[str] = (),
+        replicates: bool = False,
     ) -> None:
         self._url = url
         self._face = face
         self._pool = pool
         self._boots = boots
         self._unknown_settings = frozenset(unknown_settings)
+        self._replicates = replicates
         self._casts: set[tuple[str, str, tuple[tuple[str, str], ...]]] = set()
         self._parsing = ParsingEngine()
         self._closed = False
@@ -107,6 +109,7 @@ class ServerClickHouse:
             repairs_orphans=False,
             can_cancel=True,
             takes_columns=True,
+            replicates=self._replicates,
         )
 
     @property

@@ -152,10 +152,11 @@ async def open_rig(
         target=target.name,
         select=f"SELECT toYYYYMM(ts) AS m, count() AS n FROM {name} GROUP BY m",
     )
+    traits = ddl.Traits(replicates=engine.capabilities.replicates)
     for sql in (
-        ddl.create_quarantine(engine.database, datasource),
-        ddl.create_table(engine.database, datasource),
-        ddl.create_table(engine.database, target),
+        ddl.create_quarantine(engine.database, datasource, traits),
+        ddl.create_table(engine.database, datasource, traits),
+        ddl.create_table(engine.database, target, traits),
         ddl.create_view(engine.database, view),
     ):
         await engine.execute(Statement(sql=sql))

@@ -226,9 +226,13 @@ async def test_a_server_that_is_gone_is_out_of_reach_and_runs_nothing(
 
 
 async def test_the_next_host_takes_over_and_is_kept(
-    standin: Standin, server: ServerClickHouse, block: Block, tmp_path_factory: Any
+    block: Block, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with Standin(tmp_path_factory.mktemp("second")) as second:
+    options = ("--replicated",)
+    with (
+        Standin(tmp_path_factory.mktemp("first"), options=options) as standin,
+        Standin(tmp_path_factory.mktemp("second"), options=options) as second,
+    ):
         url = standin.url().replace(f"{standin.port}/", f"{standin.port},127.0.0.1:{second.port}/")
         url = url.replace(
             f"http_port={standin.http_port}", f"http_port={standin.http_port},{second.http_port}"
@@ -243,7 +247,6 @@ async def test_the_next_host_takes_over_and_is_kept(
             assert await both.running("token:") == ()
         finally:
             await both.close()
-            standin.restart()
 
 
 # Deadlines ----------------------------------------------------------------------------------------

@@ -26,7 +26,12 @@ from tests.standin.users import User, Users
 def main() -> None:
     """Serve until SIGTERM or the end of standard input."""
     options = _arguments().parse_args()
-    engine = Engine(options.folder, repair_orphans=options.repair_orphans, release=options.version)
+    engine = Engine(
+        options.folder,
+        repair_orphans=options.repair_orphans,
+        release=options.version,
+        replicated=options.replicated,
+    )
     version = ".".join(engine.version.split(".")[:3])
     major, minor, patch = (int(part) for part in version.split("."))
     service = Service(
@@ -74,6 +79,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--http-port", type=int, default=0)
     parser.add_argument("--users", default='{"default":{}}', help="JSON: see README.md")
     parser.add_argument("--version", default="", help="three numbers, to pose as another release")
+    parser.add_argument("--replicated", action="store_true", help="pose as one of several hosts")
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     parser.add_argument("--keep-orphans", action="store_true", help="the default, as on a server")

@@ -20,6 +20,7 @@ from shared.clickhouse.session import EngineError, Session, SessionPlan
 from shared.clickhouse.sql import literal, quote_identifier, quote_table
 from tests.standin.blocks import Block
 from tests.standin.errors import ServerError, server_error
+from tests.standin.replicas import ENGINES, alone
 from tests.standin.running import Query, Running
 from tests.standin.statements import Column, as_insert_select, kill_answer, write_all
 from tests.standin.text import (
@@ -76,9 +77,18 @@ class Engine:
             server does.
         release: Three numbers of an older one to pose as: its version and defaults, and none of
             the settings of ours that came later.
+        replicated: Whether to pose as one of several hosts.
     """
 
-    def __init__(self, folder: Path, *, repair_orphans: bool = False, release: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        repair_orphans: bool = False,
+        release: str = "",
+        replicated: bool = False,
+    ) -> None:
+        self._replicated = replicated
         folder.mkdir(parents=True, exist_ok=True)
         if repair_orphans:
             remove_orphans(folder)
@@ -219,6 +229,8 @@ class Engine:
 
     def emulated(self, sql: str, user: str, shown: frozenset[str] | None = None) -> str:
         """The statement with what the embedded engine lacks put in its place."""
+        if self._replicated:
+            sql = alone(sql)
         lowered = sql.lower()
         if _LENIENCY in self._lacking:
             # Defaults of tables are not among those that follow ``compatibility``.
@@ -227,6 +239,10 @@ class Engine:
             tables: dict[tuple[str, str], str] = {}
             if "processes" in lowered:
                 tables["system", "processes"] = self.running.processes_sql()
+            if self._replicated and "engine" in lowered:
+                for table, engine in ENGINES.items():
+                    posed = f"(SELECT * REPLACE ({engine} AS engine) FROM system.{table})"
+                    tables["system", table] = posed
             if "uuid" in lowered and "tables" in lowered:
                 tables["system", "tables"] = self._tables_sql(shown)
             if self._lacking:
@@ -253,10 +269,11 @@ class Engine:
         if shown is not None:
             names = ", ".join(map(literal, sorted(shown)))
             rows = f" WHERE database != 'system' OR has([{names}]::Array(String), name)"
+        engine = ENGINES["tables"] if self._replicated else "engine"
         return (
             "(SELECT * REPLACE (if(database = 'system',"
-            f" reinterpretAsUUID(MD5(concat('{self.boot_uuid}', name))), uuid) AS uuid)"
-            f" FROM system.tables{rows})"
+            f" reinterpretAsUUID(MD5(concat('{self.boot_uuid}', name))), uuid) AS uuid,"
+            f" {engine} AS engine) FROM system.tables{rows})"
         )
 
     def columns(self, session: Session, database: str, table: str) -> list[Column]:

@@ -78,6 +78,8 @@ def needed_grants(sql: str, database: str) -> Iterator[Grant]:
         yield Grant("ALTER DELETE", *_name_at(found, 2, database))
     elif first in ("RENAME", "EXCHANGE"):
         yield Grant("DROP TABLE", database, "*")
+    elif [token.upper for token in found[:3]] == ["SYSTEM", "SYNC", "REPLICA"]:
+        yield Grant("SYSTEM SYNC REPLICA", *_name_at(found, 3, database))
     elif first == "SYSTEM":
         yield Grant("SYSTEM", "*", "*")
     for name in _read_tables(found, database):

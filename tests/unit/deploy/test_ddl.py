@@ -128,7 +128,9 @@ def test_an_aggregating_table_may_have_plain_columns_outside_its_key() -> None:
 
 def test_a_release_that_does_not_check_the_key_is_not_told_to_let_it_pass() -> None:
     engine = EngineSpec(name="AggregatingMergeTree", sorting_key="id")
-    clause = ddl.engine_clause(datasource(("id", "UInt32"), engine=engine), checks_keys=False)
+    clause = ddl.engine_clause(
+        datasource(("id", "UInt32"), engine=engine), ddl.Traits(checks_keys=False)
+    )
     assert "allow_dimensions" not in clause
 
 
