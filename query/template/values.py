@@ -221,6 +221,9 @@ def _checked_day(text: str) -> str:
 def read_datetime(value: object) -> str:
     """A time as ``YYYY-MM-DD HH:MM:SS[.fraction]`` in UTC; ISO ``T``, ``Z`` and offsets are read.
 
+    A fraction of nothing but zeros, as programs write it that know milliseconds only, is left out:
+    beside a DateTime ClickHouse takes none.
+
     Raises:
         BadValueError: It has another shape, or there is no such time.
     """
@@ -252,6 +255,8 @@ def _normalised_time(value: object, *, fraction_needed: bool) -> str:
         raise BadValueError from None
     if moment.year not in _YEARS:
         raise BadValueError
+    if fraction is not None and not fraction_needed and not fraction.strip(".0"):
+        fraction = None
     if sign is not None:
         return moment.isoformat(sep=" ") + (fraction or "")
     return f"{day} {clock}{fraction or ''}"
