@@ -21,6 +21,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.offset import OffsetRequest
 from msgspec import Struct
 
 from ingest.source.kafka_requests import MetadataRequest
@@ -373,3 +374,62 @@ async def topic_facts(consumer: AIOKafkaConsumer, topic: str) -> TopicFacts | No
     return TopicFacts(
         cluster_id=response.cluster_id, topic_id=topic_id.hex, partitions=len(partitions)
     )
+
+
+class LogBounds(Struct, frozen=True):
+    """Where partitions begin and end; why that is not known of the others."""
+
+    known: dict[TopicPartition, tuple[int, int]]
+    problems: dict[TopicPartition, str]
+
+
+_BEGIN, _END = -2, -1
+
+
+async def log_bounds(
+    consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], timeout_s: float
+) -> LogBounds:
+    """Ask each leader once: a partition that has none keeps nobody waiting for the others."""
+    client = consumer._client
+    problems: dict[TopicPartition, str] = {}
+    offsets: dict[tuple[TopicPartition, int], int] = {}
+    led: dict[int, list[TopicPartition]] = {}
+    for partition in partitions:
+        leader = client.cluster.leader_for_partition(partition)
+        if leader is None or leader < 0:
+            problems[partition] = "no leader"
+        else:
+            led.setdefault(leader, []).append(partition)
+
+    async def ask(leader: int, asked: Sequence[TopicPartition], which: int) -> None:
+        topics: dict[str, list[tuple[int, int]]] = {}
+        for partition in asked:
+            topics.setdefault(partition.topic, []).append((partition.partition, which))
+        request = OffsetRequest(-1, consumer._fetcher._isolation_level, list(topics.items()))
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await client.send(leader, request)
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            problems.update(dict.fromkeys(asked, type(error).__name__))
+            return
+        for topic, entries in response.topics:
+            for number, code, _, offset in entries:
+                partition = TopicPartition(topic, number)
+                answer = kafka_errors.for_code(code)
+                if answer is kafka_errors.NoError:
+                    offsets[partition, which] = offset
+                else:
+                    problems[partition] = answer.__name__
+
+    await asyncio.gather(
+        *(ask(leader, asked, which) for leader, asked in led.items() for which in (_BEGIN, _END))
+    )
+    if problems:
+        # Another may have become leader.
+        client.force_metadata_update()
+    known = {
+        partition: (offsets[partition, _BEGIN], offsets[partition, _END])
+        for partition in partitions
+        if (partition, _BEGIN) in offsets and (partition, _END) in offsets
+    }
+    return LogBounds(known, problems)

@@ -10,7 +10,7 @@ calls ``let_go``, for as long as the group waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -22,7 +22,10 @@ from ingest.log.kafka_connection import KafkaConnection
 from ingest.source.aiokafka_adapter import (
     CommitAnswer,
     GroupMember,
+    LogBounds,
     Membership,
+    TopicFacts,
+    log_bounds,
     polling,
     stop,
     take,
@@ -39,6 +42,10 @@ from shared.errors import ConfigError, LogUnavailableError
 log = structlog.get_logger(__name__)
 
 _REPEAT_COMMIT_AFTER_S = 0.1
+# A leader that does not tell where its partitions begin keeps the others waiting so long, once.
+_BOUNDS_TIMEOUT_S = 5.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
 
 
 class _Owned(Struct, kw_only=True):
@@ -48,6 +55,15 @@ class _Owned(Struct, kw_only=True):
     log_end: int
     is_open: bool = False
     is_paused: bool = False
+
+
+class _LookedUp(Struct, frozen=True):
+    """What was asked about partitions that are to be handed out."""
+
+    fresh: Mapping[Partition, Membership]
+    facts: TopicFacts
+    committed: Mapping[TopicPartition, tuple[int, str] | None]
+    bounds: LogBounds
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -93,6 +109,9 @@ class KafkaSource:
         self._reader = RangeReader(connection, fetch_options(self._options))
         self._owned: dict[Partition, _Owned] = {}
         self._fresh: dict[Partition, Membership] = {}
+        self._lookup: asyncio.Task[_LookedUp] | None = None
+        self._look_up_at_s = 0.0
+        self._pause_s = _FIRST_PAUSE_S
         self._revoked: set[Partition] = set()
         self._kept: set[Partition] = set()
         self._lapsed: set[Partition] = set()
@@ -137,6 +156,7 @@ class KafkaSource:
         self._lose_everything()
 
     def _lose_everything(self) -> None:
+        self._end_lookup()
         self._revoked |= self._owned.keys()
         for lost in (self._owned, self._fresh, self._lapsed, self._kept):
             lost.clear()
@@ -153,6 +173,7 @@ class KafkaSource:
 
     async def _take_back(self) -> None:
         """The group is about to rebalance: wait for ranges under way, then let go of everything."""
+        self._end_lookup()
         self._fresh.clear()
         self._lapsed.clear()
         self._revoked |= self._owned.keys()
@@ -173,8 +194,7 @@ class KafkaSource:
         """See ``Source``."""
         if partition in self._lapsed and (owned := self._owned.pop(partition, None)):
             self._lapsed.discard(partition)
-            self._fresh[partition] = owned.membership
-            self._changed.set()
+            self._add_fresh(partition, owned.membership)
         self._kept.discard(partition)
         if not self._kept:
             self._all_let_go.set()
@@ -187,18 +207,49 @@ class KafkaSource:
         self._member.renew(steady_s())
         for tp in assigned:
             self._pause(tp)
-            self._fresh[Partition(tp.topic, tp.partition)] = membership
-        self._changed.set()
+            self._add_fresh(Partition(tp.topic, tp.partition), membership)
 
     def _pause(self, tp: TopicPartition) -> None:
         if self._consumer is not None and tp in self._consumer.assignment():
             self._consumer.pause(tp)
 
-    async def _resolve(self, consumer: AIOKafkaConsumer) -> Poll:
-        """Hand out what was assigned, with everything that its holder has to know."""
+    # Handing out ------------------------------------------------------------------------------
+
+    def _add_fresh(self, partition: Partition, membership: Membership) -> None:
+        self._fresh[partition] = membership
+        self._look_up_soon()
+        self._changed.set()
+
+    def _look_up_soon(self) -> None:
+        self._look_up_at_s, self._pause_s = 0.0, _FIRST_PAUSE_S
+
+    def _fresh_ones(self, consumer: AIOKafkaConsumer) -> tuple[Assignment, ...]:
+        """Hand out what was looked up; others are read while the rest is asked for."""
+        assigned: tuple[Assignment, ...] = ()
+        if self._lookup is not None and self._lookup.done():
+            lookup, self._lookup = self._lookup, None
+            if lookup.exception() is not None:
+                # Whoever hears of it waits before the next poll.
+                self._look_up_soon()
+            assigned = self._hand_out(lookup.result())
+        if self._fresh and self._lookup is None and steady_s() >= self._look_up_at_s:
+            self._look_up_at_s = steady_s() + self._pause_s
+            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+            self._lookup = asyncio.create_task(self._look_up(consumer, dict(self._fresh)))
+            self._lookup.add_done_callback(lambda _: self._changed.set())
+        return assigned
+
+    def _end_lookup(self) -> None:
+        lookup, self._lookup = self._lookup, None
+        if lookup is not None and not lookup.cancel() and not lookup.cancelled():
+            # It is over, and what it found or failed with is of no use any more.
+            lookup.exception()
+
+    async def _look_up(
+        self, consumer: AIOKafkaConsumer, fresh: Mapping[Partition, Membership]
+    ) -> _LookedUp:
+        """Ask everything that the holders of these partitions have to know."""
         assert self._member is not None
-        fresh = dict(self._fresh)
-        tps = {p: TopicPartition(p.topic, p.number) for p in fresh}
         facts = await topic_facts(consumer, self._topic)
         if facts is None:
             raise ConfigError(
@@ -208,31 +259,41 @@ class KafkaSource:
         count = max(facts.partitions, *(p.number + 1 for p in fresh))
         everything = [TopicPartition(self._topic, n) for n in range(count)]
         committed = await self._member.committed(everything)
-        starts = await consumer.beginning_offsets(list(tps.values()))
-        ends = await consumer.end_offsets(list(tps.values()))
-        born = first_partitions(committed.values())
+        wanted = [everything[p.number] for p in fresh]
+        bounds = await log_bounds(consumer, wanted, _BOUNDS_TIMEOUT_S)
+        if bounds.problems and self._pause_s >= _LONGEST_PAUSE_S:
+            log.warning(
+                "partitions_without_answer",
+                topic=self._topic,
+                partitions={tp.partition: why for tp, why in bounds.problems.items()},
+            )
+        return _LookedUp(fresh, facts, committed, bounds)
+
+    def _hand_out(self, found: _LookedUp) -> tuple[Assignment, ...]:
+        born = first_partitions(found.committed.values())
         assigned = []
-        for partition, membership in fresh.items():
-            if self._fresh.get(partition) is not membership:
+        for partition, membership in found.fresh.items():
+            tp = TopicPartition(partition.topic, partition.number)
+            if self._fresh.get(partition) is not membership or tp not in found.bounds.known:
                 continue
             del self._fresh[partition]
-            tp = tps[partition]
-            found = committed[tp]
+            start, end = found.bounds.known[tp]
+            committed = found.committed[tp]
             is_old = born is None or partition.number < born
-            self._owned[partition] = _Owned(membership=membership, log_end=ends[tp])
+            self._owned[partition] = _Owned(membership=membership, log_end=end)
             assigned.append(
                 Assignment(
                     partition=partition,
-                    offset=found[0] if found else None,
-                    metadata=found[1] if found else None,
-                    stream=stream_of(facts, self._options.epoch),
-                    log_start=starts[tp],
-                    log_end=ends[tp],
-                    start=self._start(starts[tp], ends[tp], is_old=is_old),
-                    partitions=born or count,
+                    offset=committed[0] if committed else None,
+                    metadata=committed[1] if committed else None,
+                    stream=stream_of(found.facts, self._options.epoch),
+                    log_start=start,
+                    log_end=end,
+                    start=self._start(start, end, is_old=is_old),
+                    partitions=born or len(found.committed),
                 )
             )
-        return Poll(assigned=tuple(assigned))
+        return tuple(assigned)
 
     def _start(self, log_start: int, log_end: int, *, is_old: bool) -> int | None:
         """Where a partition begins that has no commit; partitions added later from their start."""
@@ -256,11 +317,11 @@ class KafkaSource:
             if self._revoked:
                 revoked, self._revoked = tuple(self._revoked), set()
                 return Poll(revoked=revoked)
-            # Also while a broker does not tell where partitions begin: a member that does not poll
-            # is put out of its group, joins again, and is put out again.
             with polling(consumer):
-                if self._fresh:
-                    return await self._resolve(consumer)
+                # Not awaited where a broker does not tell where partitions begin: a member that
+                # does not poll is put out of its group, joins again, and is put out again.
+                if assigned := self._fresh_ones(consumer):
+                    return Poll(assigned=assigned)
                 chunks = self._drain(consumer, max_rows, max_bytes)
                 if not chunks:
                     await wait_for_records(consumer, self._changed, timeout_s)
@@ -405,8 +466,7 @@ class KafkaSource:
             return
         del self._owned[partition]
         self._pause(TopicPartition(partition.topic, partition.number))
-        self._fresh[partition] = owned.membership
-        self._changed.set()
+        self._add_fresh(partition, owned.membership)
 
     async def close(self) -> None:
         """See ``Source``; leaves the group, so that others take over at once."""
@@ -414,6 +474,7 @@ class KafkaSource:
         self._kept.clear()
         self._all_let_go.set()
         self._owned.clear()
+        self._end_lookup()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stop(consumer)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.offset import OffsetRequest
 
 from ingest.source import aiokafka_adapter
 from ingest.source.lenient_records import KeptRecords
@@ -47,7 +49,8 @@ def test_the_library_is_the_very_version_that_the_adapter_was_written_for() -> N
         ),
         (subscription_state.SubscriptionState, ("fetch_context",)),
         (subscription_state.Assignment, ("state_value",)),
-        (AIOKafkaClient, ("get_random_node", "send")),
+        (AIOKafkaClient, ("force_metadata_update", "get_random_node", "send")),
+        (ClusterMetadata, ("leader_for_partition",)),
     ],
 )
 def test_the_methods_are_there(owner: type, names: tuple[str, ...]) -> None:
@@ -60,7 +63,17 @@ def test_the_methods_are_there(owner: type, names: tuple[str, ...]) -> None:
         (group_coordinator.GroupCoordinator, ("_coordination_task",)),
         (AIOKafkaConsumer, ("_client", "_coordinator", "_fetcher", "_subscription")),
         (group_coordinator.GroupCoordinator, ("generation", "group_id", "member_id")),
-        (fetcher.Fetcher, ("_fetch_task", "_pending_tasks", "_records", "_wait_consume_future")),
+        (
+            fetcher.Fetcher,
+            (
+                "_fetch_task",
+                "_isolation_level",
+                "_pending_tasks",
+                "_records",
+                "_wait_consume_future",
+            ),
+        ),
+        (AIOKafkaClient, ("cluster",)),
         (fetcher.FetchResult, ("_assignment", "_partition_records")),
         (
             fetcher.PartitionRecords,
@@ -84,6 +97,11 @@ def test_requests_take_their_arguments_in_this_order() -> None:
     assert list(inspect.signature(OffsetFetchRequest.__init__).parameters)[1:] == [
         "consumer_group",
         "partitions",
+    ]
+    assert list(inspect.signature(OffsetRequest.__init__).parameters)[1:] == [
+        "replica_id",
+        "isolation_level",
+        "topics",
     ]
 
 

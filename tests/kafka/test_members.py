@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -154,21 +155,27 @@ async def test_many_refused_rows_leave_the_commit_for_the_store(rig: Rig) -> Non
     assert int((await rig.one("SELECT count() FROM pipehouse.excluded_offsets"))[0]) > 0
 
 
-async def test_finding_out_where_partitions_begin_counts_as_polling(rig: Rig) -> None:
+async def test_a_member_polls_on_while_nobody_tells_where_partitions_begin(rig: Rig) -> None:
     source = rig.source()
-    idle: list[float] = []
+    asked: list[AIOKafkaConsumer] = []
 
-    async def resolve(consumer: AIOKafkaConsumer) -> Poll:
-        await asyncio.sleep(0.05)
-        idle.append(consumer._subscription.fetcher_idle_time)
-        return Poll()
+    async def look_up(consumer: AIOKafkaConsumer, _: object) -> Any:
+        asked.append(consumer)
+        await asyncio.Event().wait()
 
-    source._resolve = resolve  # type: ignore[method-assign]
-    async with asyncio.timeout(60):
-        while not idle:
-            await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)
+    source._look_up = look_up  # type: ignore[method-assign,assignment]
+
+    async def is_asked() -> bool:
+        await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)
+        return bool(asked)
+
+    await until(is_asked)
+    async with asyncio.timeout(10):
+        poll = await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)
+    assert poll == Poll()
+    assert asked[0]._subscription.fetcher_idle_time < 0.2
+    assert len(asked) == 1
     await source.close()
-    assert idle == [0]
 
 
 async def test_a_client_that_has_failed_in_the_background_is_replaced(rig: Rig) -> None:
