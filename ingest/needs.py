@@ -42,7 +42,8 @@ class PartitionNeeds(Struct, frozen=True, kw_only=True):
 
     ``name`` is the data source's, ``schema`` its revision. ``on_settled`` is told of a partition
     that ended without an open range, ``on_held`` that one waits for an operator, ``on_room`` that
-    one holds less in memory, ``on_refused`` how many rows ClickHouse refused that had fitted.
+    one holds less in memory, ``on_refused`` of how many rows of a range that had fitted ClickHouse
+    refused how many.
     """
 
     name: str
@@ -59,4 +60,4 @@ class PartitionNeeds(Struct, frozen=True, kw_only=True):
     on_settled: Callable[[Partition], None]
     on_held: Callable[[], None]
     on_room: Callable[[], None]
-    on_refused: Callable[[Partition, int], None]
+    on_refused: Callable[[Partition, int, int], None]

@@ -353,7 +353,9 @@ class PartitionDelivery:
     async def _search(self, action: messages.Search) -> Event:
         found = await self._ranges.search(self._state, action.first, action.next)
         if found.guilty:
-            self._needs.on_refused(self._partition, sum(run.count for run in found.guilty))
+            assert self._current is not None
+            refused = sum(run.count for run in found.guilty)
+            self._needs.on_refused(self._partition, self._current.row_count, refused)
         else:
             self._alarm("no_guilty_row_found", first=action.first, next=action.next)
         return found

@@ -254,8 +254,8 @@ class Pipeline:
         self._memory.report(name, sum(p.held_bytes for p in self._partitions.values()))
         return self._memory.room_bytes(name)
 
-    def _refused(self, partition: Partition, rows: int) -> None:
-        if not self._limit.add(0, rows):
+    def _refused(self, partition: Partition, rows: int, refused: int) -> None:
+        if not self._limit.refuse(rows, refused):
             self._give_up(partition)
 
     def _give_up(self, partition: Partition) -> None:

@@ -120,6 +120,19 @@ class QuarantineLimit:
             return True
         return self._rejected <= self._rows * self._max_ratio
 
+    def refuse(self, rows: int, refused: int) -> bool:
+        """Count rows of which some were refused though they had fitted, instead of as good ones.
+
+        They may be many more than those that are looked back on, and are judged as a whole.
+        """
+        left = rows
+        for place, (counted, rejected) in enumerate(self._latest):
+            taken = min(counted - rejected, left)
+            self._latest[place] = (counted - taken, rejected)
+            self._rows -= taken
+            left -= taken
+        return self.add(rows, refused)
+
     @property
     def text(self) -> str:
         """What was counted, for people."""
