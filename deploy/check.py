@@ -7,7 +7,7 @@ placeholder values and described by the engine, so types are the engine's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -15,6 +15,8 @@ from deploy.ddl import ViewDefinition
 from query.columns import OutputColumn, output_columns
 from query.plan import Planner
 from query.planned import Planned
+from query.template.compile import Template
+from query.template.needs import needed_secrets
 from shared.clickhouse.contract import ClickHouse
 from shared.datafile.diagnostics import Diagnostic
 from shared.errors import AppError, NotFoundError, ParameterError, QueryError, TemplateError
@@ -40,11 +42,15 @@ async def check_pipe(
     clickhouse: ClickHouse, planner: Planner, workspace: Workspace, pipe: Pipe
 ) -> CheckedPipe:
     """Check every node of a pipe; all problems are reported, one a node."""
-    diagnostics = []
+    diagnostics: list[Diagnostic] = []
     view: ViewDefinition | None = None
     sources: tuple[str, ...] = ()
     for node in pipe.nodes:
         try:
+            missing = missing_secrets(node, workspace.secrets, lambda n: planner.template(pipe, n))
+            diagnostics += missing
+            if missing:
+                continue
             planned = await planner.plan(pipe, node, {}, test_mode=True)
             columns = await output_columns(clickhouse, planned)
             if node is pipe.answer:
@@ -56,6 +62,31 @@ async def check_pipe(
     if diagnostics:
         return CheckedPipe(diagnostics=tuple(diagnostics))
     return CheckedPipe(view=view, sources=sources)
+
+
+def missing_secrets(
+    node: Node, secrets: Mapping[str, str], compile_: Callable[[Node], Template]
+) -> tuple[Diagnostic, ...]:
+    """The secrets that a node needs and that are not among those that are set.
+
+    Raises:
+        TemplateError: It does not compile.
+    """
+    if not node.is_template or "tb_" not in node.sql:
+        return ()
+    return tuple(
+        Diagnostic(
+            code="missing_secret",
+            severity="error",
+            message=f"Secret '{needed.name}' is not set.",
+            span=span_in_node(node, needed.line, needed.column),
+            hint="Settings of Pipehouse are no secrets of templates."
+            if needed.name.startswith("PIPEHOUSE_")
+            else "Set it in .env or in the environment, or give tb_secret() a default.",
+        )
+        for needed in needed_secrets(compile_(node))
+        if secrets.get(needed.name, secrets.get(f"tb_secret_{needed.name}")) is None
+    )
 
 
 def _view(

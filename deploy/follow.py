@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from deploy.last_good import AnySecret, fed_by, usable
+from deploy.last_good import AnySecret, fed_by, usable, with_missing_secrets
 from deploy.record import Deployment, DeploymentRecord, Worker
 from ingest.worker import Worker as Ingestion
 from shared.clock import Clock, Deadline
@@ -53,6 +53,7 @@ class Follower:
         switch: Makes a workspace the one that is served.
         clock: Where times come from.
         ingestion: The pipelines of this process; None where nothing is ingested.
+        answers: Whether this process renders templates, and so needs their secrets.
         name: What the process is called in the record.
     """
 
@@ -64,6 +65,7 @@ class Follower:
         clock: Clock,
         *,
         ingestion: Ingestion | None = None,
+        answers: bool = True,
         name: str = "",
     ) -> None:
         self._record = record
@@ -71,6 +73,7 @@ class Follower:
         self._switch = switch
         self._clock = clock
         self._ingestion = ingestion
+        self._answers = answers
         self._name = name
         self._workspace = Workspace()
         self._missing: Mapping[str, str] = {}
@@ -129,6 +132,8 @@ class Follower:
         if live is None:
             return
         project = parse_project(live.files, self._environ)
+        if self._answers:
+            project = with_missing_secrets(project)
         found = usable(project, self._workspace)
         for file, problem in found.missing.items():
             log.error("deployed_file_not_used", file=file, problem=problem)

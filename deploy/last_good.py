@@ -6,15 +6,21 @@ cannot be read then stays as it was before; what never could be is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from msgspec import Struct, field, structs
 
+from deploy.check import missing_secrets
+from query.template.compile import compile_template
+from shared.datafile.diagnostics import Diagnostic
 from shared.datafile.project import LoadedProject
+from shared.datafile.secrets import secrets_of_templates
+from shared.errors import TemplateError
 from shared.model.resources import Connection, Datasource
-from shared.model.workspace import Workspace
+from shared.model.workspace import SecretValues, Workspace
 
 T = TypeVar("T")
 
@@ -56,10 +62,12 @@ def usable(project: LoadedProject, before: Workspace) -> Usable:
     """
     new = project.workspace
     problems = _problems(project)
+    kept = [name for kind, name in problems if kind == "pipe"]
     workspace = structs.replace(
         new,
         datasources=_good("datasource", new.datasources, before.datasources, problems),
         pipes=_good("pipe", new.pipes, before.pipes, problems),
+        secrets=kept_secrets(new, before, kept),
         connections=_good("connection", new.connections, before.connections, problems),
     )
     there = {("datasource", name) for name in workspace.datasources}
@@ -70,6 +78,24 @@ def usable(project: LoadedProject, before: Workspace) -> Usable:
         missing={f"{n}.{k}": text for (k, n), text in problems.items() if (k, n) not in there},
         kept={f"{n}.{k}": text for (k, n), text in problems.items() if (k, n) in there},
     )
+
+
+def kept_secrets(new: Workspace, before: Workspace, kept: Iterable[str]) -> SecretValues:
+    """The secrets of a workspace some of whose pipes, ``kept``, are still as they were before."""
+    old = (node.sql for name in kept if name in before.pipes for node in before.pipes[name].nodes)
+    return SecretValues({**secrets_of_templates(old, before.secrets), **new.secrets})
+
+
+def with_missing_secrets(project: LoadedProject) -> LoadedProject:
+    """The project with a problem for every secret that a template needs and that is not set."""
+    secrets = project.workspace.secrets
+    found: list[Diagnostic] = []
+    for pipe in project.workspace.pipes.values():
+        for node in pipe.nodes:
+            # What does not compile tells those who ask for it.
+            with suppress(TemplateError):
+                found += missing_secrets(node, secrets, lambda n: compile_template(n.sql))
+    return structs.replace(project, diagnostics=(*project.diagnostics, *found))
 
 
 def _good(

@@ -20,6 +20,7 @@ from msgspec import Struct, field, structs
 from deploy.apply import apply
 from deploy.check import CheckedPipe, check_pipe, first_problems
 from deploy.ddl import ViewDefinition
+from deploy.last_good import kept_secrets
 from deploy.plan import Plan, plan_tables, plan_views
 from deploy.state import State, read_state
 from ingest.worker import Worker
@@ -95,10 +96,12 @@ class Releaser:
         checked = await self._check(workspace)
         broken = first_problems(checked)
         diagnostics += [d for found in checked.values() for d in found.diagnostics]
-        live = self._serving.workspace.pipes
+        live = self._serving.workspace
         pipes = {n: p for n, p in wanted.pipes.items() if n not in broken}
-        pipes |= {n: live[n] for n in {*broken, *unread} if n in live and n not in pipes}
-        workspace = structs.replace(workspace, pipes=pipes)
+        kept = [n for n in {*broken, *unread} if n in live.pipes and n not in pipes]
+        pipes |= {n: live.pipes[n] for n in kept}
+        secrets = kept_secrets(wanted, live, kept)
+        workspace = structs.replace(workspace, pipes=pipes, secrets=secrets)
         views, failed = await self._views(state, checked, {*broken, *unread})
         diagnostics += failed
         files = dict(project.files)

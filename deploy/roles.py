@@ -124,7 +124,15 @@ async def start_role(
             feed.use(workspace)
         parts.serving.replace(workspace, {})
 
-    follower = Follower(record, environ, switch, clock, ingestion=ingestion, name=name)
+    follower = Follower(
+        record,
+        environ,
+        switch,
+        clock,
+        ingestion=ingestion,
+        answers=role in ("query", "serve"),
+        name=name,
+    )
     checks["deployment"] = follower.check
     await _follow(service, follower, ingestion)
     await serve(service, parts, routes, checks, listener)

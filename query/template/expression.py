@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from query.template.calls import CallSite, Evaluate
 from query.template.comprehension import build_collect, build_text
-from query.template.nodes import Expression
+from query.template.nodes import Expression, offset_of
 from query.template.operators import ARITHMETIC, COMPARISONS, OUTPUT_ARITHMETIC, Binary
 from query.template.registry import BUILT, METHOD_NAMES, PLAIN, SIGNATURES, method_of
 from query.template.source import template_error
@@ -48,16 +48,8 @@ class _Compiler:
         return method(self, node)
 
     def _fail(self, node: ast.expr, message: str, hint: str | None = None) -> TemplateError:
-        return template_error(message, self._sql, self._offset(node), hint=hint)
-
-    def _offset(self, node: ast.expr) -> int:
-        start = self._expression.offset
-        for _ in range(node.lineno - 1):
-            start = self._sql.index("\n", start) + 1
-        shift = self._expression.shift if node.lineno == 1 else 0
-        # The parser counts bytes.
-        line = self._sql[start : start + node.col_offset].encode()
-        return start + len(line[: max(node.col_offset - shift, 0)].decode(errors="ignore"))
+        offset = offset_of(self._expression, node, self._sql)
+        return template_error(message, self._sql, offset, hint=hint)
 
     # Values
 

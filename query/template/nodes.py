@@ -23,6 +23,17 @@ class Expression(Struct, frozen=True, kw_only=True):
     shift: int
 
 
+def offset_of(expression: Expression, node: ast.expr, sql: str) -> int:
+    """The place in the SQL of a part of an expression."""
+    start = expression.offset
+    for _ in range(node.lineno - 1):
+        start = sql.index("\n", start) + 1
+    shift = expression.shift if node.lineno == 1 else 0
+    # The parser counts bytes.
+    line = sql[start : start + node.col_offset].encode()
+    return start + len(line[: max(node.col_offset - shift, 0)].decode(errors="ignore"))
+
+
 class Text(Struct, frozen=True):
     """SQL as it stands."""
 

@@ -17,7 +17,7 @@ _CALL = re.compile(
     re.DOTALL,
 )
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
-_NAMED = re.compile(r"""\btb_(?:secret|var)\(\s*["'](?:tb_secret_)?([^"']+)["']""")
+_NAMED = re.compile(r"""\btb_(?:secret|var)\s*\(\s*["'](?:tb_secret_)?([^"']+)["']""")
 _EXPANDED = ("KAFKA_", "IMPORT_", "S3_", "GCS_", "DYNAMODB_", "PG_")
 _DOTENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][\w.\-]*)\s*=\s*(.*?)\s*\Z")
 

@@ -118,6 +118,24 @@ async def test_a_broken_pipe_keeps_its_last_good_version_and_the_others_change(
     assert project.serving.endpoint(f"{project.ev}_new")
 
 
+async def test_a_pipe_whose_secret_is_missing_keeps_its_last_good_version_and_its_secrets(
+    engine: Engine,
+) -> None:
+    project = Project(engine)
+    files = list(project.files.items())
+    endpoint = "NODE a\nSQL >\n    %\n    SELECT {{{{tb_secret('{}')}}}} AS s\nTYPE endpoint\n"
+    name = f"{project.ev}_keyed"
+    old = (f"{name}.pipe", endpoint.format("OLD"))
+    released = await project.releaser.release(parse_project([*files, old], {"OLD": "word"}))
+    assert released.is_clean
+    for path, text in (old, (f"{name}.pipe", endpoint.format("NEW"))):
+        released = await project.releaser.release(parse_project([*files, (path, text)], {}))
+        (problem,) = released.diagnostics
+        assert (problem.code, problem.span.line, problem.span.column) == ("missing_secret", 4, 14)
+        assert released.workspace.secrets == {"OLD": "word"}
+        assert "OLD" in project.serving.endpoint(name)[1].sql
+
+
 async def test_a_refused_data_source_keeps_its_last_good_version(
     engine: Engine,
 ) -> None:

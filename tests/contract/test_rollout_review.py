@@ -75,9 +75,9 @@ class Site:
         self.ingestion = StubbornIngestion()
         self.environ: dict[str, str] = {}
         self.served = Workspace()
-        self.follower = self.process(self.ingestion)
+        self.follower = self.process(self.ingestion, answers=False)
 
-    def process(self, ingestion: StubbornIngestion | None) -> Follower:
+    def process(self, ingestion: StubbornIngestion | None, *, answers: bool = True) -> Follower:
         async def switch(workspace: Workspace, deployment: Deployment) -> None:
             self.served = workspace
 
@@ -87,6 +87,7 @@ class Site:
             switch,
             CLOCK,
             ingestion=ingestion,  # type: ignore[arg-type]
+            answers=answers,
             name="worker",
         )
 
@@ -360,6 +361,41 @@ async def test_a_reader_needs_no_secrets_of_kafka(site: Site) -> None:
     await reader.turn()
     await reader.check()
     assert site.served.datasources.keys() == {"clicks"}
+
+
+ENDPOINT = "NODE a\nSQL >\n    %\n    SELECT {}\nTYPE endpoint\n"
+
+
+async def test_a_reader_that_starts_without_a_secret_of_a_template_is_not_ready_and_says_which(
+    site: Site,
+) -> None:
+    reader = site.process(None)
+    await site.live(
+        ("keyed.pipe", ENDPOINT.format("{{tb_secret('NEW')}}")),
+        ("good.pipe", ENDPOINT.format("{{tb_secret('NEW', 'd')}}")),
+    )
+    await reader.turn()
+    assert site.served.pipes.keys() == {"good"}
+    with pytest.raises(IncompleteError, match=r"keyed\.pipe:4:14: Secret 'NEW' is not set"):
+        await reader.check()
+    # Who renders nothing needs no secrets of templates.
+    await site.follower.turn()
+    await site.follower.check()
+
+
+async def test_a_reader_without_a_secret_that_is_new_answers_as_before_and_stays_ready(
+    site: Site,
+) -> None:
+    site.environ["OLD"] = "old"
+    reader = site.process(None)
+    await site.live(("keyed.pipe", ENDPOINT.format("{{tb_secret('OLD')}}")))
+    await reader.turn()
+    before = site.served.pipes["keyed"]
+    await site.live(("keyed.pipe", ENDPOINT.format("{{tb_secret('NEW')}}")))
+    await reader.turn()
+    assert site.served.pipes == {"keyed": before}
+    assert site.served.secrets == {"OLD": "old"}
+    await reader.check()
 
 
 async def test_a_worker_is_alive_by_the_clock_of_the_server_alone(site: Site) -> None:
