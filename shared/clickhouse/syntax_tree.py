@@ -60,6 +60,7 @@ _IN_FUNCTIONS = frozenset(
 )
 # How the tree shows a value that is a query parameter.
 _PARAMETER_FIELD = "CustomType"
+_SPOKEN = {"default_settings": "DEFAULT", "query_parameters": "param_…"}
 Node = Mapping[str, Any]
 
 
@@ -154,6 +155,9 @@ class Walk:
 
     def _leaf(self, kind: str, node: Node) -> None:
         if kind == "SetQuery":
+            # DEFAULT would take back what we set: limits, and the row filters of a token.
+            for key in sorted(node.keys() - {"type", "changes"}):
+                self.unknown_syntax[f"SETTINGS with {_SPOKEN.get(key, key)}"] = None
             for change in node.get("changes", ()):
                 self.settings[change["name"]] = None
                 if change["value"].get("field_type") == _PARAMETER_FIELD:

@@ -245,6 +245,7 @@ FILTER_ATTACKS = [
     "SELECT count() FROM orders SETTINGS additional_table_filters = {}",
     f"SELECT count() FROM orders SETTINGS additional_table_filters = {{'{DATABASE}.orders': '1'}}",
     "SELECT count() FROM (SELECT * FROM orders SETTINGS additional_table_filters = {})",
+    "SELECT count() FROM orders SETTINGS additional_table_filters = DEFAULT",
     "SELECT count() FROM orders SETTINGS enable_analyzer = 0",
     "SELECT count() FROM orders SETTINGS enable_parallel_replicas = 1",
     "SELECT count() FROM orders SETTINGS optimize_trivial_count_query = 1",
