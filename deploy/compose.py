@@ -49,6 +49,16 @@ class Parts(Struct, frozen=True, kw_only=True):
     metrics: Metrics
 
 
+def serving_of(clickhouse: Engine, settings: Settings) -> Serving:
+    """What is served, which is nothing yet."""
+    return Serving(
+        clickhouse.parse,
+        clickhouse.database,
+        strict_enums=settings.strict_enums,
+        max_threads=settings.query_max_threads,
+    )
+
+
 def query_limits(settings: Settings) -> Limits:
     """The limits of one query."""
     return Limits(

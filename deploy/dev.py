@@ -27,6 +27,7 @@ from deploy.compose import (
     process_name,
     query_routes,
     serve,
+    serving_of,
 )
 from deploy.engine import Engine, open_engine
 from deploy.fixtures import find_fixtures
@@ -43,7 +44,6 @@ from ingest.observe import MetricsObserver, nothing
 from ingest.progress import Progress
 from ingest.source.local import LocalSource
 from ingest.worker import Worker
-from query.serving import Serving
 from shared.auth.opening import open_tokens
 from shared.auth.stored import StoredTokens
 from shared.auth.tokens import load_or_create_admin_token
@@ -105,7 +105,7 @@ async def start_dev(service: Service, settings: Settings, options: DevOptions) -
     service.on_close("log", awaiting(local_log.close))
 
     metrics, progress = Metrics(), Progress()
-    serving = Serving(clickhouse.parse, clickhouse.database, strict_enums=settings.strict_enums)
+    serving = serving_of(clickhouse, settings)
     name = process_name("dev")
     recorder = open_ledger(service, clickhouse, metrics, name)
 

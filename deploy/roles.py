@@ -27,6 +27,7 @@ from deploy.compose import (
     process_name,
     query_routes,
     serve,
+    serving_of,
 )
 from deploy.engine import open_server_engine
 from deploy.feed import Feed, open_feed
@@ -39,7 +40,6 @@ from ingest.observe import MetricsObserver
 from ingest.progress import Progress
 from ingest.recorder import LedgerRecorder
 from ingest.worker import Worker, WorkerSettings
-from query.serving import Serving
 from shared.auth.opening import open_tokens
 from shared.auth.tokens import load_or_create_admin_token
 from shared.clock import SystemClock
@@ -91,7 +91,7 @@ async def start_role(
         settings=settings,
         clock=clock,
         clickhouse=clickhouse,
-        serving=Serving(clickhouse.parse, clickhouse.database, strict_enums=settings.strict_enums),
+        serving=serving_of(clickhouse, settings),
         tokens=await open_tokens(clickhouse, settings, admin_token=token, clock=clock),
         metrics=metrics,
     )

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from query.access import NO_OUTER_COLUMNS, check_capture
 from query.plan import Parse
 from query.planned import Planned
+from query.threads import bounded
 from query.with_clause import attach
 from shared.clickhouse.allowlist import check_select
 from shared.errors import QueryError
@@ -14,7 +15,7 @@ from shared.errors import QueryError
 RESULT = "_"
 
 
-async def over_result(parse: Parse, planned: Planned, sql: str) -> Planned:
+async def over_result(parse: Parse, planned: Planned, sql: str, *, max_threads: int = 0) -> Planned:
     """The statement that runs ``sql`` over what ``planned`` answers, which it calls ``_``.
 
     It may read nothing else, so it can tell no more than the endpoint itself.
@@ -35,6 +36,7 @@ async def over_result(parse: Parse, planned: Planned, sql: str) -> Planned:
         raise QueryError("'q' cannot have query parameters.")
     check_select(analysis, tables={RESULT})
     check_capture(analysis, planned.names)
+    sql = await bounded(parse, sql, analysis, max_threads)
     return replace(
         planned,
         sql=attach({RESULT: planned.sql}, sql),

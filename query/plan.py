@@ -27,6 +27,7 @@ from query.access import (
 from query.planned import Growth, Planned, Request, all_of
 from query.template.compile import Template, compile_template
 from query.template.render import Rendered, render
+from query.threads import bounded
 from query.with_clause import attach
 from shared.auth.tokens import Grant
 from shared.clickhouse.allowlist import Analysis, check_select
@@ -70,6 +71,7 @@ class Planner:
         parse: The engine's own parser, which remembers texts it has seen.
         database: Where the engine has the tables.
         strict_enums: Whether values that a template does not list are refused.
+        max_threads: Threads of one query, and the most that it may ask for; 0 is no bound.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Planner:
         *,
         database: str = "",
         strict_enums: bool = False,
+        max_threads: int = 0,
     ) -> None:
         self.workspace = workspace
         self.parse = parse
         self._database = database
         self._strict_enums = strict_enums
+        self.max_threads = max_threads
         self._templates: dict[tuple[str, str], Template] = {}
         self._resources = resources(workspace)
 
@@ -175,6 +179,10 @@ class Planner:
         """A plan with the row filters of the token, which are SQL and must be harmless too."""
         filters = row_filters(self.workspace, request.grant, self._database)
         plan = Growth(request=request, filters=filters)
+        if self.max_threads and not request.test_mode:
+            # Not where views are made: they do not belong to the process that makes them.
+            plan.max_threads = self.max_threads
+            plan.settings["max_threads"] = self.max_threads
         for text in filters.texts:
             analysis = await self.check_condition(text)
             plan.is_volatile = plan.is_volatile or analysis.is_volatile
@@ -192,7 +200,7 @@ class Planner:
             rendered = await asyncio.to_thread(self._rendered_own, plan, text)
             plan.add(rendered)
             sql, own = rendered.sql, rendered.bindings
-        analysis = await self._checked(plan, sql, own)
+        analysis, sql = await self._checked(plan, sql, own)
         if analysis.format is not None:
             raise QueryError(f"FORMAT {analysis.format} must stand at the end.")
         return analysis, sql
@@ -228,7 +236,7 @@ class Planner:
             rendered = self._rendered_all(plan, self.template(body.pipe, node), body.arguments)
             plan.add(rendered)
             sql, own = rendered.sql, rendered.bindings
-        analysis = await self._checked(plan, sql, own)
+        analysis, sql = await self._checked(plan, sql, own)
         plan.names.update(analysis.ctes)
         plan.has_operands = plan.has_operands or any(t.is_operand for t in analysis.tables)
         inner = _Body(
@@ -281,14 +289,16 @@ class Planner:
             except UserError:
                 raise all_of(plan.problems) from None
 
-    async def _checked(self, plan: Growth, sql: str, own: Mapping[str, ParameterValue]) -> Analysis:
-        """What a piece of the statement reads, once it is known to be harmless."""
+    async def _checked(
+        self, plan: Growth, sql: str, own: Mapping[str, ParameterValue]
+    ) -> tuple[Analysis, str]:
+        """What a piece of the statement reads, once it is known to be harmless, and its text."""
         analysis = await self.parse(sql)
         check_select(analysis)
         _refuse_parameters(analysis, own)
         plan.filters.check(analysis)
         plan.is_volatile = plan.is_volatile or analysis.is_volatile
-        return analysis
+        return analysis, await bounded(self.parse, sql, analysis, plan.max_threads)
 
     async def _resolve(
         self, plan: Growth, body: _Body, node: Node | None, analysis: Analysis

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from query.access import NO_FILTERS, RowFilters
 from query.template.render import Rendered
+from query.threads import fewer
 from shared.auth.tokens import Grant
 from shared.clickhouse.contract import Limits, SettingValue, Statement
 from shared.clickhouse.sql import ParameterValue
@@ -78,7 +79,10 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Growth(Struct, kw_only=True):
-    """A statement while it is put together; mutable for that reason."""
+    """A statement while it is put together; mutable for that reason.
+
+    ``max_threads`` is the most it may use, 0 where nothing bounds it.
+    """
 
     request: Request
     filters: RowFilters = NO_FILTERS
@@ -88,6 +92,7 @@ class Growth(Struct, kw_only=True):
     has_operands: bool = False
     problems: list[ParameterError] = field(default_factory=list)
     next_binding: int = 1
+    max_threads: int = 0
     settings: dict[str, SettingValue] = field(default_factory=dict)
     cache_ttl_s: int | None = None
     is_volatile: bool = False
@@ -101,7 +106,7 @@ class Growth(Struct, kw_only=True):
         for feature in rendered.activate:
             self.settings.update(_ACTIVATED[feature])
         if rendered.max_threads is not None:
-            self.settings["max_threads"] = rendered.max_threads
+            self.settings["max_threads"] = fewer(rendered.max_threads, self.max_threads)
         if rendered.cache_ttl_s is not None:
             self.cache_ttl_s = min(rendered.cache_ttl_s, self.cache_ttl_s or rendered.cache_ttl_s)
 

@@ -17,12 +17,21 @@ class Serving:
         parse: The engine's own parser.
         database: Where the engine has the tables; its current database by default.
         strict_enums: Whether values that a template does not list are refused.
+        max_threads: See ``Planner``.
     """
 
-    def __init__(self, parse: Parse, database: str = "", *, strict_enums: bool = False) -> None:
+    def __init__(
+        self,
+        parse: Parse,
+        database: str = "",
+        *,
+        strict_enums: bool = False,
+        max_threads: int = 0,
+    ) -> None:
         self.parse = parse
         self._database = database
         self._strict_enums = strict_enums
+        self._max_threads = max_threads
         self._broken: Mapping[str, str] = {}
         self.planner = self.planner_for(Workspace())
 
@@ -34,7 +43,11 @@ class Serving:
     def planner_for(self, workspace: Workspace) -> Planner:
         """A planner as the one of this service, for another workspace."""
         return Planner(
-            workspace, self.parse, database=self._database, strict_enums=self._strict_enums
+            workspace,
+            self.parse,
+            database=self._database,
+            strict_enums=self._strict_enums,
+            max_threads=self._max_threads,
         )
 
     def replace(self, workspace: Workspace, broken: Mapping[str, str]) -> None:

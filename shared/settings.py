@@ -177,7 +177,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Largest answer of one query.")
     ] = 100_000_000
     query_max_threads: Annotated[
-        int, Meta(ge=0, description="Threads of one query; 0 leaves it to the engine.")
+        int, Meta(ge=0, description="Most threads of one query; 0 leaves it to the engine.")
     ] = 0
     strict_enums: Annotated[
         bool,

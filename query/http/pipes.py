@@ -199,7 +199,9 @@ class _PipesApi:
         over = body.get("q", query_parameters(query_string).get("q"))
         # Forms send fields that nobody has filled in.
         if over not in (None, ""):
-            planned = await over_result(serving.parse, planned, str(over))
+            planned = await over_result(
+                serving.parse, planned, str(over), max_threads=serving.planner.max_threads
+            )
         return planned
 
     async def _explain(self, name: str, grant: Grant, scope: HTTPScope) -> Explanation:

@@ -51,7 +51,8 @@ class Analysis(Struct, frozen=True, kw_only=True):
 
     ``tables`` leaves out CTEs; ``aliases`` are those of tables and of expressions.
     ``disabled_functions`` and ``unknown_functions`` are those of ``functions`` that free SQL may
-    not call. ``volatile_functions`` read a clock or draw a number. ``forward_ctes`` are read by a
+    not call. ``threads`` is every value of ``max_threads``, 0 where it is left to the engine.
+    ``volatile_functions`` read a clock or draw a number. ``forward_ctes`` are read by a
     CTE before them, where the engine's meaning is not followed.
     """
 
@@ -63,6 +64,7 @@ class Analysis(Struct, frozen=True, kw_only=True):
     volatile_functions: tuple[str, ...] = ()
     table_functions: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
     parameters: tuple[str, ...] = ()
     ctes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ def analyse(ast_json: str | bytes, functions: Functions) -> Analysis:
         volatile_functions=tuple(n for n in walk.functions if functions.is_volatile(n)),
         table_functions=tuple(walk.table_functions),
         settings=tuple(walk.settings),
+        threads=tuple(walk.threads),
         parameters=tuple(walk.parameters),
         ctes=tuple(walk.ctes),
         aliases=tuple(walk.aliases),

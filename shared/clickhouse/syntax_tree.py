@@ -99,6 +99,7 @@ class Walk:
         self.functions: dict[str, None] = {}
         self.table_functions: dict[str, None] = {}
         self.settings: dict[str, None] = {}
+        self.threads: list[int] = []
         self.parameters: dict[str, None] = {}
         self.ctes: dict[str, None] = {}
         self.aliases: dict[str, None] = {}
@@ -160,6 +161,8 @@ class Walk:
                 self.unknown_syntax[f"SETTINGS with {_SPOKEN.get(key, key)}"] = None
             for change in node.get("changes", ()):
                 self.settings[change["name"]] = None
+                if change["name"] == "max_threads":
+                    self.threads.append(_whole(change["value"].get("value")))
                 if change["value"].get("field_type") == _PARAMETER_FIELD:
                     self.unknown_syntax["SETTINGS with a query parameter"] = None
         elif kind == "QueryParameter":
@@ -298,3 +301,9 @@ def _aliases_below(node: Node) -> Iterator[str]:
     for value in node.values():
         for child in _nodes(value):
             yield from _aliases_below(child)
+
+
+def _whole(value: object) -> int:
+    """A setting's value as a number, 0 where it is none."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from query.over import over_result
 from query.plan import Planner
+from query.planned import Request
 from query.with_clause import attach
 from shared.clickhouse.contract import Limits, Statement
 from shared.clickhouse.embedded import EmbeddedClickHouse
@@ -43,11 +44,16 @@ class Bench:
             ),
         )
 
-    def planner(self) -> Planner:
+    def planner(self, max_threads: int = 0) -> Planner:
         columns = (Column(name="n", type="UInt32"), Column(name="s", type="String"))
         datasource = Datasource(name=self.table, columns=columns)
         workspace = Workspace(datasources={self.table: datasource}, pipes=self.pipes)
-        return Planner(workspace, self.engine.parse, database=self.engine.database)
+        return Planner(
+            workspace,
+            self.engine.parse,
+            database=self.engine.database,
+            max_threads=max_threads,
+        )
 
     async def ask(self, pipe: str, **arguments: object) -> str:
         planned = await self.planner().plan(self.pipes[pipe], self.pipes[pipe].answer, arguments)
@@ -221,6 +227,61 @@ async def test_what_templates_ask_for_goes_with_the_statement(bench: Bench) -> N
         "final": 1,
     }
     assert statement.readonly and statement.limits.max_time_s == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "threads", "expected"),
+    [
+        ("SELECT 1", 4, "SELECT 1"),
+        ("SELECT 1{{max_threads(3)}}", 3, "SELECT 1"),
+        ("SELECT 1{{max_threads(9)}}{{max_threads(0)}}", 4, "SELECT 1"),
+        ("SELECT 1 SETTINGS max_threads = 3", 4, "SELECT 1 SETTINGS max_threads = 3"),
+        (
+            "SELECT 1 SETTINGS final=1,max_threads='99', join_use_nulls = 1",
+            4,
+            "SELECT 1 SETTINGS final=1,max_threads=4, join_use_nulls = 1",
+        ),
+        (
+            "SELECT 'SETTINGS max_threads = 9' FROM (SELECT 1 SETTINGS max_threads = 2)"
+            " -- SETTINGS max_threads = 9\n settings max_threads = 9",
+            4,
+            "SELECT 'SETTINGS max_threads = 9' FROM (SELECT 1 SETTINGS max_threads = 2)"
+            " -- SETTINGS max_threads = 9\n settings max_threads = 4",
+        ),
+        ("SELECT 1 SETTINGS max_threads = 0", 4, "SELECT 1 SETTINGS max_threads = 4"),
+        ("SELECT 1 SETTINGS max_threads = 'auto'", 4, "SELECT 1 SETTINGS max_threads = 4"),
+    ],
+)
+async def test_nobody_gets_more_threads_than_a_query_may_have(
+    bench: Bench, sql: str, threads: int, expected: str
+) -> None:
+    bench.pipe("p", answer=sql)
+    pipe = bench.pipes["p"]
+    planner = bench.planner(max_threads=4)
+    planned = await planner.plan(pipe, pipe.answer, {})
+    assert (planned.settings["max_threads"], planned.sql) == (threads, expected)
+    own = await planner.plan_sql(f"% {sql}" if "{{" in sql else sql, Request())
+    assert (own.settings["max_threads"], own.sql) == (threads, expected)
+    # Without a bound nothing is touched.
+    planned = await bench.planner().plan_sql("SELECT 1 SETTINGS max_threads = 99", Request())
+    assert (planned.settings, planned.sql[-2:]) == ({}, "99")
+
+
+@pytest.mark.parametrize("setting", ["`max_threads` = 9", "max_threads /* so */ = 9"])
+async def test_threads_that_are_asked_for_in_an_odd_way_are_refused(
+    bench: Bench, setting: str
+) -> None:
+    with pytest.raises(QueryError, match="max_threads, of which 4 are allowed"):
+        await bench.planner(max_threads=4).plan_sql(f"SELECT 1 SETTINGS {setting}", Request())
+
+
+async def test_sql_over_a_result_gets_no_more_threads_either(bench: Bench) -> None:
+    bench.pipe("p", answer="SELECT n FROM EV")
+    pipe = bench.pipes["p"]
+    planned = await bench.planner(max_threads=4).plan(pipe, pipe.answer, {})
+    sql = "SELECT count() FROM _ SETTINGS max_threads = 9"
+    over = await over_result(bench.engine.parse, planned, sql, max_threads=4)
+    assert over.sql.endswith("max_threads = 4")
 
 
 @pytest.mark.parametrize("feature", ["analyzer", "parallel_replicas"])

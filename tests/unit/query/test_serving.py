@@ -45,3 +45,9 @@ def test_a_last_good_version_is_served_although_its_file_is_broken() -> None:
     found = serving()
     found.replace(Workspace(pipes={"pages": pipe("pages")}), {"pages": "pages.pipe:1:1: bad"})
     assert found.endpoint("pages")[0].name == "pages"
+
+
+def test_every_planner_has_the_bounds_of_the_service() -> None:
+    found = Serving(parse, max_threads=4)
+    found.replace(Workspace(), {})
+    assert found.planner.max_threads == 4
