@@ -56,10 +56,15 @@ INSERT_SETTINGS: Mapping[str, SettingValue] = MappingProxyType(
 )
 
 
+# The engine rounds to microseconds, and to it 0 is no limit.
+_LEAST_TIME_S = 0.001
+
+
 def limit_settings(limits: Limits) -> dict[str, SettingValue]:
     """The engine's names of the limits that are set; a limit that is reached is an error."""
+    time_s = limits.max_time_s
     chosen: dict[str, SettingValue | None] = {
-        "max_execution_time": limits.max_time_s,
+        "max_execution_time": None if time_s is None else max(time_s, _LEAST_TIME_S),
         "max_memory_usage": limits.max_memory_bytes,
         "max_rows_to_read": limits.max_rows_to_read,
         "max_result_rows": limits.max_result_rows,

@@ -35,6 +35,12 @@ def test_limits_win_over_settings_and_the_tag_carries_the_marker() -> None:
     assert settings_of(Statement(sql="SELECT 1")) == {}
 
 
+def test_a_time_limit_is_never_so_short_that_it_is_none() -> None:
+    """The engine rounds to microseconds, and 0 is no limit to it."""
+    statement = Statement(sql="SELECT 1", limits=Limits(max_time_s=1e-9))
+    assert settings_of(statement) == {"max_execution_time": 0.001}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
