@@ -16,7 +16,8 @@ from query.columns import OutputColumn, output_columns
 from query.plan import Planner
 from query.planned import Planned
 from query.template.compile import Template
-from query.template.needs import needed_secrets
+from query.template.functions_sql import STAND_IN
+from query.template.needs import Need, needed_names, needed_secrets
 from shared.clickhouse.contract import ClickHouse
 from shared.datafile.diagnostics import Diagnostic
 from shared.errors import AppError, NotFoundError, ParameterError, QueryError, TemplateError
@@ -58,7 +59,8 @@ async def check_pipe(
             if node is pipe.materialized:
                 view = _view(workspace, pipe, node, planned, columns)
         except (TemplateError, ParameterError, NotFoundError, QueryError) as error:
-            diagnostics.append(_diagnostic(node, error))
+            problem = _stood_in(pipe, node, error, planner) or _diagnostic(node, error)
+            diagnostics += [problem] if problem not in diagnostics else []
     if diagnostics:
         return CheckedPipe(diagnostics=tuple(diagnostics))
     return CheckedPipe(view=view, sources=sources)
@@ -115,6 +117,37 @@ def _view(
         select=planned.sql,
         sources=tuple(sorted(planned.tables)),
     )
+
+
+def _stood_in(pipe: Pipe, node: Node, error: AppError, planner: Planner) -> Diagnostic | None:
+    """The problem, where all that is wrong is a name that only a request gives."""
+    if not re.search(rf"[`']{STAND_IN}[`']", error.message) or STAND_IN in node.sql:
+        return None
+    for each in (node, *pipe.nodes):
+        for need in _needed_names(pipe, each, planner):
+            call = f"{need.function}({need.name}"
+            return Diagnostic(
+                code=error.code,
+                severity="error",
+                message=f"{call}) has no default, so what the SQL reads is not known.",
+                span=span_in_node(each, need.line, need.column),
+                hint=f"Give it one that exists: {{{{{call}, 'name')}}}}.",
+            )
+    message = "A pipe that it reads has table(), column() or symbol() without a default."
+    return Diagnostic(
+        code=error.code, severity="error", message=message, span=span_in_node(node, 1, 1)
+    )
+
+
+def _needed_names(pipe: Pipe, node: Node, planner: Planner) -> list[Need]:
+    """The likeliest first: ``symbol()`` is mostly an alias, which may be any name."""
+    if not node.is_template:
+        return []
+    try:
+        needs = needed_names(planner.template(pipe, node))
+    except TemplateError:
+        return []
+    return sorted(needs, key=lambda need: need.function == "symbol")
 
 
 def _diagnostic(node: Node, error: AppError) -> Diagnostic:

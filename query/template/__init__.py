@@ -12,6 +12,6 @@ A caller's value never becomes SQL text. Each file imports only from those above
 - ``operators.py``, ``comprehension.py``, ``expression.py``: expressions to closures
 - ``compile.py``: a tree to closures: ``compile_template``
 - ``describe.py``: the parameters of a template: ``parameters``
-- ``needs.py``: the secrets it cannot do without: ``needed_secrets``
+- ``needs.py``: the secrets and names it cannot do without: ``needed_secrets``, ``needed_names``
 - ``render.py``: a template and arguments to SQL and bindings: ``render``
 """

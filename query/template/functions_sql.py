@@ -36,7 +36,9 @@ _OPERATORS = {
     "gte": ">=",
     "lte": "<=",
 }
-_STAND_IN = Identifier("`placeholder`")
+# What stands for a name that is not given, where it is only seen whether the SQL holds.
+STAND_IN = "placeholder"
+_STAND_IN = Identifier(f"`{STAND_IN}`")
 _NAME = "a name of letters, digits and underscores"
 Quote = Callable[[RenderState, object], Identifier | None]
 

@@ -136,6 +136,27 @@ async def test_a_pipe_whose_secret_is_missing_keeps_its_last_good_version_and_it
         assert "OLD" in project.serving.endpoint(name)[1].sql
 
 
+@pytest.mark.parametrize(
+    ("sql", "column", "call"),
+    [
+        ("SELECT 1 AS {{symbol(a)}} FROM {{table(t)}}", 38, "table(t"),
+        ("SELECT {{column(c)}} FROM EV", 14, "column(c"),
+    ],
+)
+async def test_a_name_without_a_default_is_one_problem_that_says_what_to_write(
+    engine: Engine, sql: str, column: int, call: str
+) -> None:
+    project = Project(engine)
+    sql = sql.replace("EV", project.ev)
+    released = await project.release(
+        _named__pipe=f"NODE a\nSQL >\n    %\n    {sql}\nNODE b\nSQL >\n    SELECT * FROM a\n",
+    )
+    (problem,) = released.diagnostics
+    assert (problem.span.line, problem.span.column) == (4, column)
+    assert problem.message.startswith(f"{call}) has no default")
+    assert problem.hint == f"Give it one that exists: {{{{{call}, 'name')}}}}."
+
+
 async def test_a_refused_data_source_keeps_its_last_good_version(
     engine: Engine,
 ) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from query.template.compile import compile_template
-from query.template.needs import NeededSecret, needed_secrets
+from query.template.needs import Need, needed_names, needed_secrets
 
 
 def needed(sql: str) -> list[str]:
@@ -46,4 +46,17 @@ def test_a_template_can_do_without_what_has_a_default_or_is_not_known_before(sql
 
 def test_the_place_is_that_of_the_call() -> None:
     found = needed_secrets(compile_template("SELECT 1,\n {{ 'é' + tb_secret('a') }}"))
-    assert found == (NeededSecret(name="a", line=2, column=11),)
+    assert found == (Need(function="tb_secret", name="a", line=2, column=11),)
+
+
+def test_a_name_without_a_default_is_one_that_only_a_request_can_give() -> None:
+    sql = (
+        "{{table('x')}}{{table(a)}}{{column(b, 'n')}}{{columns(c, None)}}{{symbol('p_' + d)}}"
+        "{{Int32(e)}}"
+    )
+    found = needed_names(compile_template(sql))
+    assert [(n.function, n.name) for n in found] == [
+        ("table", "a"),
+        ("columns", "c"),
+        ("symbol", "'p_' + d"),
+    ]
