@@ -20,10 +20,18 @@ from query.template.functions_sql import STAND_IN
 from query.template.needs import Need, needed_names, needed_secrets
 from shared.clickhouse.contract import ClickHouse
 from shared.datafile.diagnostics import Diagnostic
-from shared.errors import AppError, NotFoundError, ParameterError, QueryError, TemplateError
+from shared.errors import (
+    AppError,
+    NotFoundError,
+    ParameterError,
+    QueryError,
+    TemplateError,
+    TooLargeError,
+)
 from shared.model.resources import Node, Pipe, Span
 from shared.model.workspace import Workspace, did_you_mean
 
+_MISTAKES = (TemplateError, ParameterError, NotFoundError, QueryError, TooLargeError)
 _QUOTED = re.compile(r"[`']([^`']+)[`']")
 _PLACE_IN_SQL = re.compile(r" \(line \d+, col(?:umn)? \d+\)")
 
@@ -58,7 +66,7 @@ async def check_pipe(
                 sources = tuple(sorted(planned.tables))
             if node is pipe.materialized:
                 view = _view(workspace, pipe, node, planned, columns)
-        except (TemplateError, ParameterError, NotFoundError, QueryError) as error:
+        except _MISTAKES as error:
             problem = _stood_in(pipe, node, error, planner) or _diagnostic(node, error)
             diagnostics += [problem] if problem not in diagnostics else []
     if diagnostics:

@@ -184,7 +184,7 @@ class ConflictError(UserError):
 
 
 class TooLargeError(UserError):
-    """A body, a line, a result or the memory of a query over its limit."""
+    """A body, a line, SQL, a result or the memory of a query over its limit."""
 
     code = "too_large"
     http_status = 413

@@ -289,6 +289,9 @@ def insert_error(text: str) -> InsertFailureError:
     return kind(message, clickhouse_code=failure.code, clickhouse_name=failure.name)
 
 
+_TOO_LONG = "Max query size exceeded"
+
+
 def query_error(text: str) -> AppError:
     """The error that ``execute``, ``fetch`` and ``stream`` raise for an engine's text."""
     failure = parse_failure(text)
@@ -299,6 +302,12 @@ def query_error(text: str) -> AppError:
     is_overloaded = failure.code == _MEMORY_LIMIT and _OF_THE_SERVER in failure.message
     if failure.code in _QUERY_TOO_LARGE_CODES and not is_overloaded:
         return TooLargeError(failure.message)
+    if failure.message.startswith(_TOO_LONG):
+        return TooLargeError(
+            "The SQL is longer than ClickHouse takes, 256 KB by default; nodes and pipes that it"
+            " reads count.",
+            hint="Send long lists as the value of a parameter.",
+        )
     if failure.code in _LOGIN_CODES:
         # Callers of endpoints see this text, and cannot help it.
         return ClickHouseUnavailableError(

@@ -136,6 +136,15 @@ async def test_a_pipe_whose_secret_is_missing_keeps_its_last_good_version_and_it
         assert "OLD" in project.serving.endpoint(name)[1].sql
 
 
+async def test_a_pipe_that_is_longer_than_the_engine_takes_is_a_problem_of_its_file(
+    engine: Engine,
+) -> None:
+    project = Project(engine)
+    sql = f"SELECT 1 IN ({'1,' * 140_000}1) AS a"
+    released = await project.release(_long__pipe=f"NODE a\nSQL >\n    {sql}\nTYPE endpoint\n")
+    assert [(d.code, d.span.line) for d in released.diagnostics] == [("too_large", 3)]
+
+
 @pytest.mark.parametrize(
     ("sql", "column", "call"),
     [

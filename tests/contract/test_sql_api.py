@@ -177,6 +177,13 @@ async def test_who_has_no_token_gets_403_and_no_sql_400(client: httpx.AsyncClien
     assert (await client.delete("/v0/sql")).status_code == 405
 
 
+async def test_sql_that_is_longer_than_the_engine_takes_is_413(client: httpx.AsyncClient) -> None:
+    for sql in (f"SELECT 1 IN ({'1,' * 140_000}1)", "SELECT '" + "x" * 280_000):
+        answer = await client.post("/v0/sql", content=sql, headers=_as("tenant"))
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+        assert answer.json()["error"].startswith("The SQL is longer than ClickHouse takes, 256 KB")
+
+
 async def test_an_explanation_says_what_a_request_would_do(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v0/pipes/top/explain", params={"least": "3"})
     found = answer.json()
