@@ -236,7 +236,7 @@ class HttpFace:
         form = f"Content-Type: {request.content_type}\r\n" if request.content_type else ""
         return (
             f"POST /?{request.query}&query_id={quote(request.query_id)} HTTP/1.1\r\n"
-            f"Host: {host.name}:{host.http_port}\r\n{form}"
+            f"Host: {host.at(host.http_port)}\r\n{form}"
             f"{self._headers}{request.body_bytes}\r\n\r\n"
         ).encode("latin-1")
 

@@ -164,7 +164,7 @@ def _no_settings(url: ServerUrl) -> ConfigError:
 
 
 def _unreachable(url: ServerUrl, host: Host, port: int, cause: BaseException) -> AppError:
-    place = f"{host.name}:{port}"
+    place = host.at(port)
     if isinstance(cause, socket.gaierror):
         return ClickHouseUnavailableError(f"The host '{host.name}' of ClickHouse is not known.")
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -227,7 +227,7 @@ async def _check_http(url: ServerUrl, face: HttpFace, hosts: Hosts) -> None:
         if failure.code:
             raise _refused(url, str(error)) from None
         raise ConfigError(
-            f"Not ClickHouse's HTTP interface answers at {host.name}:{host.http_port}:"
+            f"Not ClickHouse's HTTP interface answers at {host.at(host.http_port)}:"
             f" {failure.message}",
             hint="Name its port: http_port=8123.",
         ) from None
@@ -235,7 +235,7 @@ async def _check_http(url: ServerUrl, face: HttpFace, hosts: Hosts) -> None:
         cause = await _http_cause(url, host)
         if cause is None:
             raise ClickHouseUnavailableError(
-                f"The HTTP interface of ClickHouse at {host.name}:{host.http_port} does not"
+                f"The HTTP interface of ClickHouse at {host.at(host.http_port)} does not"
                 f" answer as one: {error.message}",
                 hint="Name its port: http_port=8123.",
             ) from None

@@ -36,8 +36,12 @@ class Host(Struct, frozen=True, order=True):
     http_port: int
 
     def __str__(self) -> str:
+        return self.at(self.native_port)
+
+    def at(self, port: int) -> str:
+        """The host and one of its ports, as they stand in a URL."""
         shown = f"[{self.name}]" if ":" in self.name else self.name
-        return f"{shown}:{self.native_port}"
+        return f"{shown}:{port}"
 
 
 class ServerUrl(Struct, frozen=True, kw_only=True):

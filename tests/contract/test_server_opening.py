@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from shared.clickhouse.contract import Statement
 from shared.clickhouse.server import open_server
 from shared.errors import AppError, ClickHouseUnavailableError, ConfigError
 from tests.standin.process import Standin
@@ -48,6 +49,31 @@ def secure(
     options = ("--certificate", str(file), "--key", str(key))
     with Standin(tmp_path_factory.mktemp("secure"), options=options, secure=True) as standin:
         yield standin
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
+async def test_a_server_at_an_ipv6_address_is_written_to_and_read(tmp_path: Path) -> None:
+    with Standin(tmp_path, options=("--host", "::1")) as standin:
+        url = standin.url().replace("127.0.0.1", "[::1]")
+        engine = await open_server(url)
+        try:
+            await engine.execute(Statement(sql="CREATE DATABASE six"))
+            await engine.execute(Statement(sql="CREATE TABLE six.t ENGINE = Log AS SELECT 6 AS n"))
+            found = await engine.fetch(Statement(sql="SELECT n FROM six.t", format="TSV"))
+            assert found.body == b"6\n"
+        finally:
+            await engine.close()
+        free = _free_port()
+        problem = await _problem(url.replace(f"]:{standin.port}/", f"]:{free}/"))
+        assert f"[::1]:{free}" in str(problem)
 
 
 async def _problem(url: str, *, writes: bool = True) -> AppError:

@@ -66,6 +66,9 @@ class HttpConnection:
         while (line := self._file.readline()) not in (b"\r\n", b"\n", b""):
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.strip().lower()] = value.strip()
+        host = headers.get("host", "")
+        if host.count(":") > 1 and not host.startswith("["):
+            raise ValueError("no host")
         if headers.get("expect", "").lower() == "100-continue":
             self._sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         url = urlsplit(target)

@@ -45,7 +45,8 @@ class Listener:
         serve: Callable[[socket.socket], Connection],
         tls: ssl.SSLContext | None,
     ) -> None:
-        self._socket = socket.create_server((host, port), backlog=256)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=256)
         self._serve = serve
         self._tls = tls
         self.port: int = self._socket.getsockname()[1]
