@@ -9,6 +9,8 @@ from msgspec import Struct
 from deploy.operate.ask import ask
 from deploy.operate.guarantee import Level
 from deploy.operate.services import OperatorServices
+from shared.clickhouse.boot import TABLE_SQL, is_exact
+from shared.clickhouse.sql import quote_identifier
 from shared.errors import QueryError
 
 OLDEST_VERSION = (25, 8)
@@ -66,6 +68,11 @@ class _Flag(Struct):
     value: int
 
 
+class _Start(Struct):
+    user: str
+    table_uuid: str | None
+
+
 async def engine_checks(services: OperatorServices) -> list[Check]:
     """Everything that can be asked of the engine; what it does not tell is left out.
 
@@ -76,6 +83,7 @@ async def engine_checks(services: OperatorServices) -> list[Check]:
         _version,
         _disks,
         _rights,
+        _boot,
         _mutations,
         _parts,
         _replicas,
@@ -173,6 +181,29 @@ async def _rights(services: OperatorServices) -> list[Check]:
             )
         ]
     return []
+
+
+async def _boot(services: OperatorServices) -> list[Check]:
+    """Whether all processes call one start of the server the same."""
+    if services.clickhouse.capabilities.shares_process:
+        return []
+    found = await ask(
+        services.clickhouse,
+        _Start,
+        f"SELECT currentUser() AS user, ({TABLE_SQL}) AS table_uuid",
+    )
+    if is_exact(found[0].table_uuid or ""):
+        return []
+    user = quote_identifier(found[0].user)
+    return [
+        Check(
+            subject="rights",
+            level="warning",
+            text="The user does not see the table system.one, which tells starts of the server"
+            " apart; by its clock two processes may take one start for two.",
+            fix=f"GRANT SELECT ON system.one TO {user}",
+        )
+    ]
 
 
 async def _mutations(services: OperatorServices) -> list[Check]:

@@ -22,6 +22,11 @@ _NO_UUID = "00000000-0000-0000-0000-000000000000"
 _JITTER_S = 2
 
 
+def is_exact(table_uuid: str) -> bool:
+    """Whether what ``TABLE_SQL`` answered tells every start apart."""
+    return table_uuid.strip() not in ("", _NO_UUID)
+
+
 class Boots:
     """The boot ids that this process has seen; threads share it."""
 
@@ -53,7 +58,7 @@ class Boots:
         started_s = now_s - uptime_s
         self.read_clock(now_s)
         with self._lock:
-            if table_uuid.strip() not in ("", _NO_UUID):
+            if is_exact(table_uuid):
                 self._latest = table_uuid.strip()
                 return self._latest
             known_s = self._starts_s.get(server_uuid)

@@ -9,6 +9,8 @@ import pytest
 
 from deploy.bootstrap import ROLES, statements, users
 from deploy.follow import Follower
+from deploy.operate.health import engine_checks
+from deploy.operate.services import OperatorServices, prefixed_feed
 from deploy.own_tables import OWN_TABLES
 from deploy.record import Deployment, DeploymentRecord, Worker
 from deploy.rollout import Rollout, plan_rollout
@@ -122,6 +124,10 @@ def records(*values: bytes) -> Chunk:
         timestamps_ms=[0] * len(values),
         next=len(values),
     )
+
+
+def operators(engine: ServerClickHouse) -> OperatorServices:
+    return OperatorServices(clickhouse=engine, clock=CLOCK, feed=prefixed_feed("", "", None))
 
 
 async def numbers(engine: ServerClickHouse, sql: str) -> list[int]:
@@ -268,3 +274,31 @@ def test_every_table_of_our_own_is_made_by_bootstrap_and_deploy() -> None:
             "quarantine_replays",
         )
     }
+
+
+async def test_doctor_names_the_grant_that_a_user_made_by_hand_lacks(
+    standin: Standin, site: Site
+) -> None:
+    """Without it the start of the server is known to a second only."""
+    admin = await open_server(standin.url())
+    for sql in (
+        "CREATE USER IF NOT EXISTS `by hand` IDENTIFIED WITH sha256_password BY 'of-his-own'",
+        f"GRANT SELECT, INSERT, SHOW ON {DB}.* TO `by hand`",
+        *(
+            f"GRANT SELECT ON system.{table} TO `by hand`"
+            for table in ("parts", "tables", "settings", "disks", "mutations", "replicas")
+        ),
+    ):
+        await admin.execute(Statement(sql=sql))
+    url = standin.url(database=DB).partition("@")[2]
+    user = await open_server(f"clickhouse://by%20hand:of-his-own@{url}")
+    try:
+        (check,) = [c for c in await engine_checks(operators(user)) if c.subject == "rights"]
+        assert check.fix == "GRANT SELECT ON system.one TO `by hand`"
+        await admin.execute(Statement(sql=check.fix))
+        assert "rights" not in {c.subject for c in await engine_checks(operators(user))}
+    finally:
+        await user.close()
+        await admin.close()
+    writer = await site.engine("writer")
+    assert not [c for c in await engine_checks(operators(writer)) if "system.one" in c.fix]
