@@ -83,6 +83,15 @@ class Follower:
         self._is_known = False
         self.deployment = 0
 
+    @property
+    def missing_pipes(self) -> Mapping[str, str]:
+        """The pipes that are deployed and cannot be used here, each with why, as one line."""
+        return {
+            file.removesuffix(".pipe"): problem
+            for file, problem in self._missing.items()
+            if file.endswith(".pipe")
+        }
+
     async def check(self) -> None:
         """Return once something is deployed and all of it can be worked with.
 
@@ -143,9 +152,9 @@ class Follower:
         changed = [name for name, old in before.items() if after.get(name) != old]
         if self._ingestion is not None and changed:
             await self._ingestion.pause(changed, Deadline(self._clock, REST_TIMEOUT_S))
+        self._missing = found.missing
         await self._switch(found.workspace, live)
         self._workspace = found.workspace
-        self._missing = found.missing
         self.deployment = live.id
         log.info("deployment_live", deployment=live.id, hash=live.hash)
 

@@ -122,7 +122,7 @@ async def start_role(
     async def switch(workspace: Workspace, deployment: Deployment) -> None:
         if feed is not None:
             feed.use(workspace)
-        parts.serving.replace(workspace, {})
+        parts.serving.replace(workspace, follower.missing_pipes)
 
     follower = Follower(
         record,

@@ -68,7 +68,8 @@ class Serving:
         """
         if name not in self.workspace.pipes and name in self._broken:
             raise NotFoundError(
-                f"Pipe '{name}' is not served: {self._broken[name]}.", hint="Mend its datafile."
+                f"Pipe '{name}' is not served: {self._broken[name].rstrip('.')}.",
+                hint="Mend its datafile, or set what it needs.",
             )
         pipe = self.workspace.pipe(name)
         node = pipe.endpoint

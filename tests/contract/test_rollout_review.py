@@ -376,6 +376,7 @@ async def test_a_reader_that_starts_without_a_secret_of_a_template_is_not_ready_
     )
     await reader.turn()
     assert site.served.pipes.keys() == {"good"}
+    assert reader.missing_pipes == {"keyed": "keyed.pipe:4:14: Secret 'NEW' is not set."}
     with pytest.raises(IncompleteError, match=r"keyed\.pipe:4:14: Secret 'NEW' is not set"):
         await reader.check()
     # Who renders nothing needs no secrets of templates.

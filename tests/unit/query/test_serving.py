@@ -20,7 +20,7 @@ def pipe(name: str, kind: str = "endpoint") -> Pipe:
 def serving() -> Serving:
     found = Serving(parse)
     pipes = {"pages": pipe("pages"), "plain": pipe("plain", "standard")}
-    found.replace(Workspace(pipes=pipes), {"broken": "broken.pipe:3:7: Unknown column"})
+    found.replace(Workspace(pipes=pipes), {"broken": "broken.pipe:3:7: Unknown column."})
     return found
 
 
