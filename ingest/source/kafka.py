@@ -10,7 +10,7 @@ calls ``let_go``, for as long as the group waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -22,10 +22,7 @@ from ingest.log.kafka_connection import KafkaConnection
 from ingest.source.aiokafka_adapter import (
     CommitAnswer,
     GroupMember,
-    LogBounds,
     Membership,
-    TopicFacts,
-    log_bounds,
     polling,
     stop,
     take,
@@ -33,17 +30,17 @@ from ingest.source.aiokafka_adapter import (
     wait_for_records,
 )
 from ingest.source.contract import Assignment, Poll
-from ingest.source.kafka_options import KafkaSourceOptions, fetch_options, stream_of
+from ingest.source.kafka_lookup import Ask, LookedUp, assignments, look_up
+from ingest.source.kafka_options import KafkaSourceOptions, fetch_options
 from ingest.source.kafka_reader import RangeReader
-from ingest.source.kafka_values import chunk_of, first_partitions
+from ingest.source.kafka_values import chunk_of
 from shared.clock import steady_s
-from shared.errors import ConfigError, LogUnavailableError
+from shared.errors import LogUnavailableError
 
 log = structlog.get_logger(__name__)
 
 _REPEAT_COMMIT_AFTER_S = 0.1
-# A leader that does not tell where its partitions begin keeps the others waiting so long, once.
-_BOUNDS_TIMEOUT_S = 5.0
+# Between two questions about partitions that do not answer.
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 
@@ -55,15 +52,6 @@ class _Owned(Struct, kw_only=True):
     log_end: int
     is_open: bool = False
     is_paused: bool = False
-
-
-class _LookedUp(Struct, frozen=True):
-    """What was asked about partitions that are to be handed out."""
-
-    fresh: Mapping[Partition, Membership]
-    facts: TopicFacts
-    committed: Mapping[TopicPartition, tuple[int, str] | None]
-    bounds: LogBounds
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -88,6 +76,7 @@ class KafkaSource:
         group: Whose commits these are.
         options: How it is read.
         create_topic: Makes the topic where it does not exist; without it its absence is an error.
+        ask: Finds out about partitions before they are handed out.
     """
 
     def __init__(
@@ -98,18 +87,20 @@ class KafkaSource:
         *,
         options: KafkaSourceOptions | None = None,
         create_topic: Callable[[str], Awaitable[object]] | None = None,
+        ask: Ask = look_up,
     ) -> None:
         self._connection = connection
         self._topic = topic
         self._group = group
         self._options = options or KafkaSourceOptions()
         self._create_topic = create_topic
+        self._ask = ask
         self._consumer: AIOKafkaConsumer | None = None
         self._member: GroupMember | None = None
         self._reader = RangeReader(connection, fetch_options(self._options))
         self._owned: dict[Partition, _Owned] = {}
         self._fresh: dict[Partition, Membership] = {}
-        self._lookup: asyncio.Task[_LookedUp] | None = None
+        self._lookup: asyncio.Task[LookedUp] | None = None
         self._look_up_at_s = 0.0
         self._pause_s = _FIRST_PAUSE_S
         self._revoked: set[Partition] = set()
@@ -235,7 +226,9 @@ class KafkaSource:
         if self._fresh and self._lookup is None and steady_s() >= self._look_up_at_s:
             self._look_up_at_s = steady_s() + self._pause_s
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
-            self._lookup = asyncio.create_task(self._look_up(consumer, dict(self._fresh)))
+            assert self._member is not None
+            asking = self._ask(consumer, self._member, self._topic, dict(self._fresh))
+            self._lookup = asyncio.create_task(asking)
             self._lookup.add_done_callback(lambda _: self._changed.set())
         return assigned
 
@@ -245,61 +238,19 @@ class KafkaSource:
             # It is over, and what it found or failed with is of no use any more.
             lookup.exception()
 
-    async def _look_up(
-        self, consumer: AIOKafkaConsumer, fresh: Mapping[Partition, Membership]
-    ) -> _LookedUp:
-        """Ask everything that the holders of these partitions have to know."""
-        assert self._member is not None
-        facts = await topic_facts(consumer, self._topic)
-        if facts is None:
-            raise ConfigError(
-                "This Kafka broker does not tell topic ids.", hint="Kafka 2.8 or later does."
-            )
-        # A broker may not know of new partitions yet that were assigned already.
-        count = max(facts.partitions, *(p.number + 1 for p in fresh))
-        everything = [TopicPartition(self._topic, n) for n in range(count)]
-        committed = await self._member.committed(everything)
-        wanted = [everything[p.number] for p in fresh]
-        bounds = await log_bounds(consumer, wanted, _BOUNDS_TIMEOUT_S)
-        if bounds.problems and self._pause_s >= _LONGEST_PAUSE_S:
+    def _hand_out(self, found: LookedUp) -> tuple[Assignment, ...]:
+        if found.bounds.problems and self._pause_s >= _LONGEST_PAUSE_S:
             log.warning(
                 "partitions_without_answer",
                 topic=self._topic,
-                partitions={tp.partition: why for tp, why in bounds.problems.items()},
+                partitions={tp.partition: why for tp, why in found.bounds.problems.items()},
             )
-        return _LookedUp(fresh, facts, committed, bounds)
-
-    def _hand_out(self, found: _LookedUp) -> tuple[Assignment, ...]:
-        born = first_partitions(found.committed.values())
-        assigned = []
-        for partition, membership in found.fresh.items():
-            tp = TopicPartition(partition.topic, partition.number)
-            if self._fresh.get(partition) is not membership or tp not in found.bounds.known:
-                continue
-            del self._fresh[partition]
-            start, end = found.bounds.known[tp]
-            committed = found.committed[tp]
-            is_old = born is None or partition.number < born
-            self._owned[partition] = _Owned(membership=membership, log_end=end)
-            assigned.append(
-                Assignment(
-                    partition=partition,
-                    offset=committed[0] if committed else None,
-                    metadata=committed[1] if committed else None,
-                    stream=stream_of(found.facts, self._options.epoch),
-                    log_start=start,
-                    log_end=end,
-                    start=self._start(start, end, is_old=is_old),
-                    partitions=born or len(found.committed),
-                )
-            )
+        wanted = {p for p, membership in found.fresh.items() if self._fresh.get(p) is membership}
+        assigned = assignments(found, wanted, self._options)
+        for one in assigned:
+            membership = self._fresh.pop(one.partition)
+            self._owned[one.partition] = _Owned(membership=membership, log_end=one.log_end)
         return tuple(assigned)
-
-    def _start(self, log_start: int, log_end: int, *, is_old: bool) -> int | None:
-        """Where a partition begins that has no commit; partitions added later from their start."""
-        if not is_old or self._options.reset == "earliest":
-            return log_start
-        return log_end if self._options.reset == "latest" else None
 
     # Reading ----------------------------------------------------------------------------------
 

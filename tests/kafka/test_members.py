@@ -159,11 +159,11 @@ async def test_a_member_polls_on_while_nobody_tells_where_partitions_begin(rig: 
     source = rig.source()
     asked: list[AIOKafkaConsumer] = []
 
-    async def look_up(consumer: AIOKafkaConsumer, _: object) -> Any:
+    async def ask(consumer: AIOKafkaConsumer, *_: object) -> Any:
         asked.append(consumer)
         await asyncio.Event().wait()
 
-    source._look_up = look_up  # type: ignore[method-assign,assignment]
+    source._ask = ask
 
     async def is_asked() -> bool:
         await source.poll(max_rows=1, max_bytes=1, timeout_s=0.2)
