@@ -72,8 +72,13 @@ def read_comment(text: str) -> Definition | None:
 
 def without_spans(datasource: Datasource) -> Datasource:
     """The data source without the places in files, which do not belong to its definition."""
-    columns = tuple(structs.replace(c, span=None) for c in datasource.columns)
-    return structs.replace(datasource, columns=columns, span=None)
+    return structs.replace(
+        datasource,
+        columns=tuple(structs.replace(c, span=None, default_span=None) for c in datasource.columns),
+        indexes=tuple(structs.replace(i, span=None) for i in datasource.indexes),
+        span=None,
+        engine_spans=(),
+    )
 
 
 def create_table(database: str, datasource: Datasource, traits: Traits = _USUAL) -> str:

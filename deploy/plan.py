@@ -58,7 +58,8 @@ def plan_tables(state: State, datasources: Mapping[str, Datasource], database: s
     """The steps that make the tables of these data sources, or bring them up to date."""
     steps: list[Step] = []
     refusals: list[Refusal] = []
-    for name, datasource in datasources.items():
+    for name, placed in datasources.items():
+        datasource = ddl.without_spans(placed)
         live = state.datasources.get(name)
         if live is None and name in state.tables:
             refusals.append(_taken(state, name))
@@ -158,7 +159,6 @@ def _change(database: str, live: Datasource, wanted: Datasource) -> list[Step]:
     One statement for all of it: a stop in between would leave a table that fits neither the old
     definition nor the new one.
     """
-    wanted = ddl.without_spans(wanted)
     if live == wanted:
         return []
     name = wanted.name

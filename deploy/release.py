@@ -21,6 +21,7 @@ from deploy.apply import apply
 from deploy.check import CheckedPipe, check_pipe, first_problems
 from deploy.ddl import ViewDefinition
 from deploy.last_good import kept_secrets
+from deploy.mistakes import find_mistakes
 from deploy.plan import Plan, plan_tables, plan_views
 from deploy.state import State, read_state
 from ingest.worker import Worker
@@ -29,7 +30,7 @@ from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
 from shared.datafile.diagnostics import Diagnostic
 from shared.datafile.project import LoadedProject
-from shared.errors import AppError, UnavailableError
+from shared.errors import AppError, QueryError, UnavailableError
 from shared.model.resources import Datasource, Pipe, Span
 from shared.model.workspace import Workspace
 
@@ -132,18 +133,21 @@ class Releaser:
         """The data sources that can be served, what was done for them, and problems."""
         plan = plan_tables(state, wanted.datasources, self._clickhouse.database)
         failed = await self._apply(plan)
-        problems = {
-            r.resource: _problem(wanted.datasources[r.resource].span, r.code, r.reason, r.hint)
-            for r in plan.refusals
-        }
-        problems |= {
-            name: _problem(wanted.datasources[name].span, e.code, e.message, e.hint)
-            for name, e in failed.items()
-        }
+        problems: dict[str, list[Diagnostic]] = {}
+        for r in plan.refusals:
+            problem = _problem(wanted.datasources[r.resource].span, r.code, r.reason, r.hint)
+            problems.setdefault(r.resource, []).append(problem)
+        for name, error in failed.items():
+            datasource = wanted.datasources[name]
+            problems[name] = (
+                await find_mistakes(self._clickhouse, datasource, error)
+                if isinstance(error, QueryError)
+                else [_problem(datasource.span, error.code, error.message, error.hint)]
+            )
         good = {n: d for n, d in wanted.datasources.items() if n not in problems}
         last_good = {*problems, *unread} & set(state.datasources)
         good |= {name: state.datasources[name] for name in last_good if name not in good}
-        return good, plan, list(problems.values())
+        return good, plan, [d for found in problems.values() for d in found]
 
     async def _check(self, workspace: Workspace) -> dict[str, CheckedPipe]:
         planner = self._serving.planner_for(workspace)

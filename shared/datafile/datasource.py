@@ -112,6 +112,11 @@ class _Reader:
             kafka=kafka,
             imports=parse_imports(self._last, self._values, self._diagnostics),
             span=self._source.span(),
+            engine_spans=tuple(
+                (command, instruction.body.span(max(0, instruction.body.text.find(value))))
+                for command, instruction in self._last.items()
+                if command.startswith("ENGINE") and (value := self._values[command])
+            ),
         )
 
     def _take(self, instruction: Instruction) -> None:

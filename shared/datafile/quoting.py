@@ -109,3 +109,21 @@ def split_commas(text: str) -> tuple[str, ...]:
             start = position + 1
     parts.append(text[start:].strip())
     return tuple(part for part in parts if part)
+
+
+def unclosed_bracket(text: str) -> int | None:
+    """Where the last bracket stands that opens and is never closed, outside quotes."""
+    opened: list[int] = []
+    unclosed: set[str] = set()
+    position = 0
+    while position < len(text):
+        character = text[position]
+        if character in "'\"`" and (end := quoted_end(text, position, unclosed)) is not None:
+            position = end
+            continue
+        if character in _OPEN:
+            opened.append(position)
+        elif character in _CLOSE and opened:
+            opened.pop()
+        position += 1
+    return opened[-1] if opened else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from shared.datafile.diagnostics import Diagnostics
-from shared.datafile.quoting import quoted_end, top_level
+from shared.datafile.quoting import quoted_end, top_level, unclosed_bracket
 from shared.datafile.source import MappedText
 from shared.model.resources import Column, Index, Span
 from shared.model.types import ColumnType, TypeSyntaxError, parse_type, parse_type_prefix
@@ -128,6 +128,7 @@ class _ColumnReader:
         type_ = None if self._at_modifier() else self._type(name, start)
         path: str | None = None
         default: str | None = None
+        default_at = 0
         codec: str | None = None
         while not self._at_end():
             at = self._at
@@ -138,6 +139,7 @@ class _ColumnReader:
             elif word[1].upper() == "DEFAULT":
                 self._at = word.end()
                 default = self._default(at)
+                default_at = self._text.index(default, word.end())
             else:
                 self._at = word.end()
                 codec = self._codec(at)
@@ -152,6 +154,7 @@ class _ColumnReader:
             default=default,
             codec=codec,
             span=self._span(start),
+            default_span=self._span(default_at) if default is not None else None,
         )
 
     def _name(self) -> str:
@@ -220,6 +223,9 @@ class _ColumnReader:
         expression = self._text[begin:end].strip()
         if not expression:
             raise _Refused("bad_column", "DEFAULT is not followed by an expression.", at)
+        if (bracket := unclosed_bracket(expression)) is not None:
+            message = "This bracket of a DEFAULT is not closed."
+            raise _Refused("bad_column", message, self._text.index(expression, begin) + bracket)
         self._at = end
         self._skip_space()
         return expression
@@ -312,6 +318,7 @@ def parse_indexes(body: MappedText, diagnostics: Diagnostics) -> tuple[Index, ..
                     expression=match["expression"],
                     type=match["type"].strip(),
                     granularity=max(1, int(match["granularity"] or 1)),
+                    span=body.span(offset + line.index(text) + match.start("expression")),
                 )
             )
         offset += len(line) + 1

@@ -26,7 +26,7 @@ class Column(Struct, frozen=True, kw_only=True):
 
     ``type`` is canonical ClickHouse spelling with ``Nullable(...)`` included. ``jsonpath`` is
     without the ``json:`` prefix (``$.a.b[:]``), None for a column fed by its default.
-    ``default`` and ``codec`` are SQL text.
+    ``default`` and ``codec`` are SQL text; ``default_span`` is where the default begins.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Column(Struct, frozen=True, kw_only=True):
     default: str | None = None
     codec: str | None = None
     span: Span | None = None
+    default_span: Span | None = None
 
 
 class Index(Struct, frozen=True, kw_only=True):
@@ -44,6 +45,7 @@ class Index(Struct, frozen=True, kw_only=True):
     expression: str
     type: str
     granularity: int = 1
+    span: Span | None = None
 
 
 class EngineSpec(Struct, frozen=True, kw_only=True):
@@ -84,7 +86,10 @@ class KafkaSource(Struct, frozen=True, kw_only=True):
 
 
 class Datasource(Struct, frozen=True, kw_only=True):
-    """A table that events are written to."""
+    """A table that events are written to.
+
+    ``engine_spans`` holds where the value of each ENGINE command begins.
+    """
 
     name: str
     columns: tuple[Column, ...]
@@ -99,6 +104,7 @@ class Datasource(Struct, frozen=True, kw_only=True):
     kafka: KafkaSource | None = None
     imports: tuple[tuple[str, str], ...] = ()
     span: Span | None = None
+    engine_spans: tuple[tuple[str, Span], ...] = ()
 
 
 class Node(Struct, frozen=True, kw_only=True):

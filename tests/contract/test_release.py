@@ -177,6 +177,80 @@ async def test_a_refused_data_source_keeps_its_last_good_version(
     assert project.ev in project.worker.started
 
 
+BAD_PARTS = """SCHEMA >
+    `id` Int64,
+    `ts` DateTime,
+    `a` Int64 DEFAULT foo(id),
+    `é` Int64 DEFAULT id + + * 2, `b` Int64 DEFAULT 'x',
+    `c` String CODEC(ZSTDX(1)),
+    `good` UInt8 DEFAULT 1 CODEC(ZSTD(3))
+
+ENGINE "MergeTree"
+ENGINE_SORTING_KEY "id("
+ENGINE_PRIMARY_KEY "nothing -> 1"
+ENGINE_PARTITION_KEY "toYYYYMM(nope(ts))"
+ENGINE_TTL "ts + INTERVAL 3 FOO"
+ENGINE_SETTINGS "index_gran=4"
+
+INDEXES >
+    INDEX i foo(id) TYPE minmax GRANULARITY 1
+    INDEX k id TYPE minmax GRANULARITY 1
+    INDEX j id TYPE set(a) GRANULARITY 1
+"""
+MISTAKES = [
+    (4, 23, "DEFAULT of 'a'"),
+    (5, 32, "DEFAULT of 'é'"),
+    (5, 54, "DEFAULT of 'b'"),
+    (6, 5, "CODEC of 'c'"),
+    (10, 21, "ENGINE_SORTING_KEY"),
+    (11, 21, "ENGINE_PRIMARY_KEY"),
+    (12, 32, "ENGINE_PARTITION_KEY"),
+    (13, 13, "ENGINE_TTL"),
+    (14, 18, "ENGINE_SETTINGS"),
+    (17, 13, "INDEX 'i'"),
+    (19, 13, "INDEX 'j'"),
+]
+
+
+async def test_every_bad_sql_part_of_a_data_source_is_told_at_its_place(engine: Engine) -> None:
+    project = Project(engine)
+    released = await project.release(_bad__datasource=BAD_PARTS)
+    problems = released.diagnostics
+    found = [(d.span.line, d.span.column, d.message.partition(":")[0]) for d in problems]
+    assert found == MISTAKES
+    told = " ".join(f"{d.message} {d.hint}" for d in problems)
+    for ours in ("__trial", "pipehouse", "non_replicated", "CREATE", "position", "line "):
+        assert ours not in told
+    left = await engine.fetch(
+        Statement(sql="SELECT name FROM system.tables WHERE startsWith(name, '__trial')")
+    )
+    assert left.body == b""
+    assert f"{project.ev}_bad" not in project.serving.workspace.datasources
+
+
+async def test_keys_that_do_not_fit_each_other_are_told_at_the_one_that_is_wrong(
+    engine: Engine,
+) -> None:
+    schema = "SCHEMA >\n    a Int64,\n    b Nullable(Int64),\n    s String\n\n"
+    nullable = 'ENGINE_SETTINGS "allow_nullable_key=1"\n'
+    keys = 'ENGINE_SORTING_KEY "a, b"\nENGINE_PRIMARY_KEY "b"\nENGINE_SAMPLING_KEY "s"\n'
+    released = await Project(engine).release(_bad__datasource=schema + nullable + keys)
+    assert [d.span.line for d in released.diagnostics] == [8, 9]
+
+
+async def test_a_bad_default_of_a_table_that_is_there_is_told_at_its_place(
+    engine: Engine,
+) -> None:
+    project = Project(engine)
+    await project.release()
+    released = await project.release(
+        __datasource="SCHEMA >\n    n UInt32 `json:$.n` DEFAULT foo(2),\n    m UInt8 DEFAULT mm\n"
+    )
+    found = [(d.span.line, d.span.column) for d in released.diagnostics]
+    assert found == [(2, 33), (3, 21)]
+    assert [c.name for c in project.serving.workspace.datasources[project.ev].columns] == ["n"]
+
+
 async def test_a_changed_view_waits_until_its_source_rests(engine: Engine) -> None:
     project = Project(engine)
     await project.release()

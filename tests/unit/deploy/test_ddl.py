@@ -228,6 +228,7 @@ DATASOURCES = st.builds(
     engine=st.builds(EngineSpec, ttl=st.none() | TEXTS, settings=st.none() | TEXTS),
     description=TEXTS,
     span=st.none() | st.builds(Span, TEXTS, st.integers(1, 9)),
+    engine_spans=st.just((("ENGINE", Span("f", 2)),)),
 )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from shared.datafile.datasource import parse_datasource
 from shared.datafile.diagnostics import Diagnostics
 from shared.datafile.source import source_file
-from shared.model.resources import Datasource, Index, KafkaSource, TokenGrant
+from shared.model.resources import Datasource, Index, KafkaSource, Span, TokenGrant
 
 FULL = """
 # made by hand
@@ -66,7 +66,13 @@ def test_every_part_of_a_data_source_is_read() -> None:
     ]
     assert parsed.engine.name == "MergeTree"
     assert parsed.indexes == (
-        Index(name="by_id", expression="id", type="bloom_filter", granularity=2),
+        Index(
+            name="by_id",
+            expression="id",
+            type="bloom_filter",
+            granularity=2,
+            span=Span("d/views.datasource", 16, 11),
+        ),
     )
     assert parsed.tokens == (TokenGrant("the tracker", "APPEND"), TokenGrant("dashboard", "READ"))
     assert parsed.tags == ("shop", "team=web")
@@ -155,7 +161,8 @@ def test_the_json_form_says_the_same_as_the_text_form() -> None:
 
 def without_spans(datasource: Datasource) -> object:
     columns = [(c.name, c.type, c.jsonpath, c.default, c.codec) for c in datasource.columns]
-    rest = (datasource.description, datasource.engine, datasource.indexes)
+    indexes = [(i.name, i.expression, i.type, i.granularity) for i in datasource.indexes]
+    rest = (datasource.description, datasource.engine, indexes)
     return columns, rest, datasource.tokens, datasource.tags
 
 

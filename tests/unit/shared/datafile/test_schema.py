@@ -71,6 +71,21 @@ def test_a_bad_column_does_not_hide_the_others() -> None:
     assert places == [("bad_type", 1, 3), ("bad_type", 3, 9)]
 
 
+def test_an_open_bracket_of_a_default_is_told_where_it_stands() -> None:
+    diagnostics = Diagnostics()
+    assert parse_schema(body("a UInt8 DEFAULT f(')', (1),\nb UInt8 DEFAULT 1"), diagnostics) == ()
+    (problem,) = diagnostics.sorted()
+    assert (problem.code, problem.span.line, problem.span.column) == ("bad_column", 1, 18)
+
+
+def test_parts_know_where_they_begin() -> None:
+    found = columns("a String `json:$.a` -- 1\n  DEFAULT\n 'x' CODEC(ZSTD(1)), b Int8 DEFAULT 1")
+    places = [(c.default_span.line, c.default_span.column) for c in found if c.default_span]
+    assert places == [(3, 2), (3, 37)]
+    (index,) = parse_indexes(body("\n  INDEX a a TYPE minmax"), Diagnostics())
+    assert index.span and (index.span.line, index.span.column) == (2, 11)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
