@@ -30,7 +30,7 @@ from deploy.compose import (
     serving_of,
 )
 from deploy.engine import Engine, open_engine
-from deploy.fixtures import find_fixtures
+from deploy.fixtures import find_fixtures, skipped_fixtures
 from deploy.operate.services import OperatorServices, prefixed_feed
 from deploy.own_tables import prepare_own_tables
 from deploy.release import Released, Releaser
@@ -196,7 +196,10 @@ def _load(options: DevOptions) -> LoadedProject:
 
 async def _load_fixtures(running: Running, folders: Sequence[Path]) -> None:
     """Append fixtures to the log, of data sources that have no events yet."""
-    for fixture in find_fixtures(folders, running.released.workspace.datasources):
+    datasources = running.released.workspace.datasources
+    for skipped in skipped_fixtures(folders, datasources):
+        log.warning("fixture_skipped", reason=skipped)
+    for fixture in find_fixtures(folders, datasources):
         topic = running.worker.topic(fixture.datasource.name)
         await running.log.create_topic(topic)
         if running.log.end(Partition(topic, 0)) == 0:

@@ -15,6 +15,9 @@ from ingest.decode import Decoder
 from shared.clickhouse.contract import ClickHouse, Insert
 from shared.errors import DatafileError
 from shared.model.resources import Datasource
+from shared.model.workspace import did_you_mean
+
+_OTHER_FORMATS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".parquet", ".sql"})
 
 
 class Fixture(Struct, frozen=True, kw_only=True):
@@ -51,6 +54,19 @@ def find_fixtures(
                 values=tuple(values.values()),
                 lines=tuple(values),
             )
+
+
+def skipped_fixtures(
+    folders: Sequence[Path], datasources: Mapping[str, Datasource]
+) -> Iterator[str]:
+    """One line for each file of the fixtures that ``find_fixtures`` passes over."""
+    for folder in folders:
+        for path in sorted((folder / "fixtures").glob("*")):
+            if path.suffix in _OTHER_FORMATS:
+                yield f"{path}: skipped: fixtures are NDJSON, in files named *.ndjson."
+            elif path.suffix == ".ndjson" and _owner(path.stem, datasources) is None:
+                hint = did_you_mean(path.stem, datasources)
+                yield f"{path}: skipped: no data source has this name. {hint or ''}".rstrip()
 
 
 def _owner(stem: str, datasources: Mapping[str, Datasource]) -> str | None:

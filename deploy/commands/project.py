@@ -21,7 +21,7 @@ from deploy.commands.base import (
     report,
     say,
 )
-from deploy.fixtures import find_fixtures, load_fixture
+from deploy.fixtures import find_fixtures, load_fixture, skipped_fixtures
 from deploy.generate import sample_rows
 from deploy.release import Released
 from deploy.throwaway import throwaway
@@ -30,6 +30,9 @@ from shared.datafile.project import load_project
 from shared.errors import DatafileError
 from shared.logs import configure_logging
 from shared.settings import load_settings
+
+MAX_BAD_ROWS = 20
+"""How many rows of fixtures are told one by one."""
 
 
 @click.command()
@@ -98,13 +101,24 @@ async def _test(folders: Sequence[Path]) -> list[testing.Outcome]:
 async def _load_fixtures(
     clickhouse: ClickHouse, released: Released, folders: Sequence[Path]
 ) -> None:
-    for fixture in find_fixtures(folders, released.workspace.datasources):
+    datasources = released.workspace.datasources
+    for skipped in skipped_fixtures(folders, datasources):
+        complain(skipped)
+    bad_rows = 0
+    for fixture in find_fixtures(folders, datasources):
         for rejection in await load_fixture(clickhouse, fixture):
+            bad_rows += 1
+            if bad_rows > MAX_BAD_ROWS:
+                continue
             reasons = "; ".join(
                 f"{e.column}: {e.message}" if e.column else e.message for e in rejection.errors
             )
-            line = fixture.lines[rejection.offset]
-            raise DatafileError(f"{fixture.path}:{line}: {reasons}")
+            complain(f"{fixture.path}:{fixture.lines[rejection.offset]}: {reasons}")
+    if bad_rows:
+        rows = (
+            "1 row of the fixtures does" if bad_rows == 1 else f"{bad_rows} rows of the fixtures do"
+        )
+        raise DatafileError(f"{rows} not fit; nothing was tested.")
 
 
 @click.command()

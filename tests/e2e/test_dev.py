@@ -493,6 +493,33 @@ def test_a_fixture_that_does_not_fit_is_told_with_its_line(shop: Path) -> None:
     tested = run_command("test", shop)
     assert tested.returncode == 3
     assert f"{fixture}:2: The record is not valid JSON" in tested.stderr
+    assert "1 row of the fixtures does not fit" in tested.stderr
+
+
+def test_every_row_of_fixtures_that_does_not_fit_is_told_up_to_a_bound(shop: Path) -> None:
+    fixture = shop / "fixtures" / "marketing_events.ndjson"
+    fixture.write_text("{broken\n" * 30)
+    tested = run_command("test", shop)
+    assert tested.returncode == 3
+    told = [line for line in tested.stderr.splitlines() if line.startswith(f"{fixture}:")]
+    assert [line.split(":")[1] for line in told] == [str(n) for n in range(1, 21)]
+    assert "30 rows of the fixtures do not fit" in tested.stderr
+
+
+def test_fixtures_that_nobody_reads_are_told(shop: Path, start: Start) -> None:
+    fixtures = shop / "fixtures"
+    (fixtures / "marketing_event.ndjson").write_text("{}\n")
+    (fixtures / "marketing_events.csv").write_text("a,b\n")
+    tested = run_command("test", shop)
+    assert tested.returncode == 0
+    assert (
+        f"{fixtures}/marketing_event.ndjson: skipped: no data source has this name."
+        " Did you mean 'marketing_events'?" in tested.stderr
+    )
+    assert f"{fixtures}/marketing_events.csv: skipped: fixtures are NDJSON" in tested.stderr
+    output = start([shop], "--fixtures").err()
+    assert "marketing_event.ndjson: skipped" in output
+    assert "marketing_events.csv: skipped" in output
 
 
 def test_a_broken_project_ends_check_with_3_and_the_place(shop: Path) -> None:
