@@ -75,7 +75,9 @@ def _partition(found: PartitionAudit) -> Iterator[str]:
     name = f"partition {found.partition}"
     if not found.is_current:
         name += f" of an earlier topic (stream {found.stream:016x})"
-    yield f"  {name}, offsets {verdict.checked.first} to {verdict.checked.next}: {', '.join(parts)}"
+    checked = verdict.checked
+    offsets = f"offsets {checked}" if checked.first < checked.next else "no offsets"
+    yield f"  {name}, {offsets}: {', '.join(parts)}"
     if found.held_because:
         yield f"    held: {found.held_because}"
     for finding in verdict.findings:

@@ -79,7 +79,7 @@ async def test_commands_print_for_people_and_for_programs(served: Served) -> Non
         0,
         f"{rig.name} (topic events.{rig.name}): each offset once",
     )
-    assert "offsets 0 to 12: 10 rows stored, 2 in quarantine" in out
+    assert "offsets 0..11: 10 rows stored, 2 in quarantine" in out
     code, out, _ = await typed(served.url, "doctor", rig.name)
     assert (code, f"{rig.name}: exactly once" in out) == (0, True)
     code, out, _ = await typed(served.url, "quarantine", "show", rig.name, "--json")
