@@ -154,7 +154,7 @@ async def _disks(services: OperatorServices) -> list[Check]:
 
 def disk_check(name: str, free_bytes: int, total_bytes: int) -> Check:
     """What the free space of a disk means."""
-    text = f"{free_bytes / _GIB:.1f} of {total_bytes / _GIB:.1f} GiB are free."
+    text = f"{_amount(free_bytes)} of {_amount(total_bytes)} are free."
     level: Level = "ok"
     if free_bytes < NO_DISK_BYTES:
         level = "bad"
@@ -162,6 +162,12 @@ def disk_check(name: str, free_bytes: int, total_bytes: int) -> Check:
         level = "warning"
     fix = "" if level == "ok" else "Free some space; until then the log keeps what comes in."
     return Check(subject=f"disk {name}", level=level, text=text, fix=fix)
+
+
+def _amount(size_bytes: int) -> str:
+    if size_bytes < _GIB:
+        return f"{size_bytes / (1 << 20):.1f} MiB"
+    return f"{size_bytes / _GIB:.1f} GiB"
 
 
 async def _rights(services: OperatorServices) -> list[Check]:

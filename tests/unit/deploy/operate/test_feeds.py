@@ -74,6 +74,8 @@ def test_little_space_is_a_warning_and_none_is_bad() -> None:
     assert disk_check("a", 50 * gib, 100 * gib).level == "ok"
     assert disk_check("a", 3 * gib, 100 * gib).level == "warning"
     assert disk_check("a", gib // 4, 100 * gib).level == "bad"
+    assert disk_check("a", 3 << 20, 64 << 20).text == "3.0 MiB of 64.0 MiB are free."
+    assert disk_check("a", 0, 2 * gib).text == "0.0 MiB of 2.0 GiB are free."
 
 
 def test_a_record_is_named_by_topic_partition_and_offset() -> None:
