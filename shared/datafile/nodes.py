@@ -130,7 +130,8 @@ def _check_tag(node: Node, at: Span, has_percent: bool, diagnostics: Diagnostics
     elif not has_percent:
         diagnostics.warning(
             "template_without_percent",
-            f"Node '{node.name}' has template tags but does not begin with %; it is read as if.",
+            f"Node '{node.name}' has template tags but does not begin with %;"
+            " it is read as a template.",
             at,
             "Put a line with % before the query.",
         )
