@@ -14,6 +14,7 @@ import structlog
 from litestar import HttpMethod, Request, Response, route
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.response import Redirect
 from msgspec import structs
 
 from query.columns import OutputColumn, output_columns
@@ -126,7 +127,12 @@ def docs_routes(
         name = request.scope["path"].removeprefix("/docs").strip("/") or "index.html"
         return Response(_FILES[name], media_type=_MEDIA_TYPES[name], headers=dict(_PAGE_HEADERS))
 
-    return [document, page]
+    @route("/", http_method=_METHODS)
+    async def root(request: AnyRequest) -> Redirect:
+        # Relative, for whoever put a path in front of ours.
+        return Redirect("docs", status_code=302)
+
+    return [document, page, root]
 
 
 def _server(request: AnyRequest) -> str:

@@ -167,6 +167,12 @@ async def test_the_document_stands_beside_the_endpoints(client: Client) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
+async def test_the_root_leads_to_the_page(client: Client) -> None:
+    for answer in (await client.get("/"), await client.head("/")):
+        assert answer.status_code == 302
+        assert answer.headers["location"] == "docs"
+
+
 async def test_the_page_may_load_its_own_parts_only(client: Client) -> None:
     for path in ("/docs", "/docs/", "/docs/docs.js", "/docs/docs.css", "/docs/icon.svg"):
         answer = await client.get(path)

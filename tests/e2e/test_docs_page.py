@@ -56,6 +56,8 @@ def test_an_endpoint_is_found_tried_and_shown(five: Server, browser: Browser) ->
     browser.wait("!!document.querySelector('#result tbody tr')")
     cells = browser.ask("[...document.querySelectorAll('#result td')].map((e) => e.innerText)")
     assert cells == ["<b>radio</b>", "1"]
+    hints = browser.ask("[...document.querySelectorAll('#result .hint')].map((e) => e.innerText)")
+    assert hints == ["1 row"]
     # What the page may not load or run is told here too.
     assert browser.problems == []
 

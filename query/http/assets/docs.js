@@ -339,7 +339,7 @@ function rowsView(parsed) {
   const more = parsed.data.length - shown.length;
   return element("div", {},
     table(heads, rows, "Rows of the answer", (at) => numeric[at]),
-    element("p", { class: "hint" }, `${parsed.data.length} rows`
+    element("p", { class: "hint" }, `${parsed.data.length} ${parsed.data.length === 1 ? "row" : "rows"}`
       + (more ? `, the first ${shown.length} are shown` : "")));
 }
 
