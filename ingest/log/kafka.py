@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ingest.chunk import Partition
 from ingest.log.contract import Appended
-from ingest.log.kafka_connection import KafkaConnection
+from ingest.log.kafka_connection import KafkaConnection, named
 from ingest.log.kafka_topics import KafkaTopics
 from shared.errors import LogUnavailableError, SaturatedError
 
@@ -299,4 +299,4 @@ async def _stop(producer: AIOKafkaProducer) -> None:
 def _reason(failure: BaseException | None) -> str:
     if isinstance(failure, LogUnavailableError):
         return failure.message
-    return f"{type(failure).__name__} {failure}".strip()
+    return named(failure) if failure else "no answer"

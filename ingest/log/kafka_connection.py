@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -41,10 +42,7 @@ class KafkaConnection(Struct, frozen=True, kw_only=True):
             what: The sentence before the reason.
             error: What the library raised; it does not tell why a broker hung up on us.
         """
-        name = type(error).__name__
-        # The library's own text names itself.
-        text = str(error).removeprefix(f"{name}: ").rstrip(".")
-        reason = f"{name} {text}".replace("\n", " ").strip()
+        reason = named(error)
         hint = None
         if isinstance(error, KafkaConnectionError | NodeNotReadyError):
             reason = f"no connection to {self.bootstrap_servers}"
@@ -169,3 +167,10 @@ async def start_reader(connection: KafkaConnection, options: Mapping[str, Any]) 
         await consumer.stop()
         raise
     return consumer
+
+
+def named(error: BaseException) -> str:
+    """The name and the text of an error in one line; the library's own text names itself too."""
+    name = type(error).__name__
+    text = re.sub(rf"\A(?:\[Error -?\d+\] )?{name}\b:?", "", str(error))
+    return " ".join(f"{name} {text}".split()).rstrip(".")

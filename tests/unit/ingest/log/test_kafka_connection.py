@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    TopicAuthorizationFailedError,
+)
 
-from ingest.log.kafka_connection import named_connection, plain_connection
+from ingest.log.kafka_connection import named, named_connection, plain_connection
 from shared.errors import ConfigError
 from shared.model.resources import Connection
 
@@ -55,6 +60,19 @@ def test_a_mistake_is_one_line_that_names_the_connection(
 def test_a_connection_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="not kafka"):
         named_connection(Connection(name="bucket", type="s3"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (TopicAuthorizationFailedError(), "TopicAuthorizationFailedError"),
+        (TopicAuthorizationFailedError("a topic"), "TopicAuthorizationFailedError a topic"),
+        (KafkaError("it\n broke."), "KafkaError it broke"),
+        (ValueError("no"), "ValueError no"),
+    ],
+)
+def test_an_error_of_the_library_is_named_once(error: BaseException, told: str) -> None:
+    assert named(error) == told
 
 
 def test_a_certificate_that_is_none_is_one_clear_line() -> None:
