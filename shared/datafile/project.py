@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from msgspec import Struct
@@ -24,6 +26,10 @@ EXTENSIONS = ("connection", "datasource", "pipe")
 MAX_DEPTH = 3
 """How many parts the path of a datafile may have below its project folder."""
 
+MAX_LOOKED_AT = 1_000
+"""How many folders below one without datafiles are searched for a project."""
+
+_USUAL_FOLDERS = frozenset({"datasources", "endpoints", "pipes", "materializations"})
 _SKIPPED_FOLDERS = frozenset({"vendor", "node_modules"})
 _DOTENV_FILES = (".env", ".env.local")
 _TABLES = ("datasource", "pipe")
@@ -74,7 +80,8 @@ def load_project(folders: Sequence[Path], environ: Mapping[str, str]) -> LoadedP
         paths = sorted(_datafiles(folder, prefix, diagnostics))
         if not paths and folder.is_dir():
             message = "The folder has no .datasource, .pipe or .connection files."
-            diagnostics.warning("no_datafiles", message, Span(folder.name or ".", 1))
+            place = Span(folder.name or ".", 1)
+            diagnostics.warning("no_datafiles", message, place, _where_projects_are(folder))
         for path in paths:
             relative = prefix + path.relative_to(folder).as_posix()
             if (text := _read(path, relative, diagnostics)) is not None:
@@ -167,6 +174,17 @@ def _datafiles(folder: Path, prefix: str, diagnostics: Diagnostics) -> Iterator[
                 yield from walk(entry, depth + 1)
 
     return walk(folder, 1)
+
+
+def _where_projects_are(folder: Path) -> str:
+    """What to give instead of a folder without datafiles."""
+    for inner, names, files in islice(os.walk(folder), MAX_LOOKED_AT):
+        names[:] = sorted(n for n in names if n not in _SKIPPED_FOLDERS and n[0] != ".")
+        if any(PurePosixPath(f).suffix.removeprefix(".") in EXTENSIONS for f in files):
+            home = Path(inner)
+            home = home.parent if home.name in _USUAL_FOLDERS and home != folder else home
+            return f"Give the folder of a project, such as {home.as_posix()}."
+    return "Give the folder of a project; one of its files may be datasources/orders.datasource."
 
 
 def _is_entered(entry: Path) -> bool:

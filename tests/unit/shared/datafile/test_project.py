@@ -130,6 +130,15 @@ def test_a_folder_that_is_not_there_is_a_diagnostic(tmp_path: Path) -> None:
     assert project.has_errors
 
 
+@pytest.mark.parametrize("path", ["a/b/shop/datasources/c", "a/b/shop/more/c", "a/b/shop/c"])
+def test_a_folder_above_a_project_is_told_which_to_give(tmp_path: Path, path: str) -> None:
+    write(tmp_path, **{f"x/{path}_datasource": SCHEMA, ".git/a/b/c/d_pipe": ""})
+    (problem,) = load_project([tmp_path], {}).diagnostics
+    home = "shop/more" if "more" in path else "shop"
+    expected = f"Give the folder of a project, such as {tmp_path}/x/a/b/{home}."
+    assert (problem.code, problem.hint) == ("no_datafiles", expected)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_a_file_without_permission_is_a_diagnostic(tmp_path: Path) -> None:
     write(tmp_path, a_datasource=SCHEMA, b_datasource=SCHEMA)
