@@ -31,6 +31,9 @@ from shared.errors import DataFolderOwnedError, LogUnavailableError
 
 T = TypeVar("T")
 
+TRIAL_BYTES = 1 << 20
+"""At most this much is written to see whether records can be appended again."""
+
 
 class Topic(Struct, frozen=True, kw_only=True):
     """One topic; ``uuid`` tells it from an earlier one of the same name."""
@@ -74,6 +77,8 @@ class LocalLog:
         self._listeners: list[Callable[[Partition, int], None]] = []
         self._closed = False
         self._turn = 0
+        # Of the last records, where the file did not take them.
+        self._refused_bytes = 0
         self.cluster_id = self._fact("cluster_id", lambda: str(uuid.uuid4()))
         self._topics = {t.name: t for t in self._read_topics()}
         self._next: dict[Partition, int] = self._read_ends()
@@ -116,10 +121,12 @@ class LocalLog:
         try:
             await self._in_writer(lambda: self._write(group))
         except LogUnavailableError as error:
+            self._refused_bytes = sum(len(value) + 1 for item in group for value in item.values)
             for item in group:
                 if not item.future.done():
                     item.future.set_exception(LogUnavailableError(error.message, hint=error.hint))
             return
+        self._refused_bytes = 0
         moved: dict[Partition, int] = {}
         for item in group:
             end = item.first + len(item.values)
@@ -283,10 +290,25 @@ class LocalLog:
         return count
 
     async def ping(self) -> None:
-        """See ``Log``."""
+        """See ``Log``; after records were refused, as many bytes are written to try."""
         if self._closed:
             raise LogUnavailableError("The log is closed.")
-        await self._in_writer(lambda: self._db.execute("SELECT 1").fetchone())
+        refused_bytes = self._refused_bytes
+        if not refused_bytes:
+            await self._in_writer(lambda: self._db.execute("SELECT 1").fetchone())
+            return
+        await self._in_writer(lambda: self._try_to_write(refused_bytes))
+        self._refused_bytes = 0
+
+    def _try_to_write(self, size_bytes: int) -> None:
+        # Committed, because what is rolled back may never have reached the disk.
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO facts VALUES ('trial', zeroblob(?))",
+                (min(size_bytes, TRIAL_BYTES),),
+            )
+        with self._transaction() as db:
+            db.execute("DELETE FROM facts WHERE name = 'trial'")
 
     async def close(self) -> None:
         """Write what is pending and let go of the file; safe to call twice."""

@@ -152,7 +152,13 @@ async def main():
             accepted += 1
     except LogUnavailableError as error:
         print("refused:", error)
+    for _ in range(2):
+        try:
+            await log.ping()
+        except LogUnavailableError as error:
+            print("not ready:", error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await log.ping()
     await log.append("t", [b"last"])
     print("accepted:", accepted + 1)
     await log.close()
@@ -171,6 +177,7 @@ async def test_a_full_disk_refuses_records_and_loses_none(tmp_path: Path) -> Non
         cwd=Path(__file__).parent.parent.parent,
     )
     assert "refused: The log cannot take records" in done.stdout
+    assert done.stdout.count("not ready: The log cannot take records") == 2
     accepted = int(done.stdout.rsplit("accepted:", 1)[1])
     log = open_local_log(tmp_path)
     try:

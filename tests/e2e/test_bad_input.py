@@ -405,7 +405,11 @@ def test_a_full_disk_is_answered_503_and_loses_nothing(
             assert answer.headers["retry-after"]
     assert refused > 0
     assert server.process.poll() is None
+    ready = server.client.get("/ready")
+    assert ready.status_code == 503
+    assert "disk" in ready.json()["checks"]["log"]
     limit_file_size(server, resource.RLIM_INFINITY)
+    wait_for(lambda: server.client.get("/ready").status_code == 200, "it is ready again")
     wait_for(lambda: post(1000).status_code == 202, "events are taken again")
     accepted += 1
     server.wait_for_rows("marketing_events", accepted * 100, 20)
