@@ -30,7 +30,7 @@ from shared.clickhouse.contract import ClickHouse
 from shared.clock import Clock, Deadline
 from shared.datafile.diagnostics import Diagnostic
 from shared.datafile.project import LoadedProject
-from shared.errors import AppError, QueryError, UnavailableError
+from shared.errors import AppError, NotFoundError, QueryError, UnavailableError
 from shared.model.resources import Datasource, Pipe, Span
 from shared.model.workspace import Workspace
 
@@ -96,7 +96,10 @@ class Releaser:
         workspace = structs.replace(wanted, datasources=datasources)
         checked = await self._check(workspace)
         broken = first_problems(checked)
-        diagnostics += [d for found in checked.values() for d in found.diagnostics]
+        missing = {*wanted.datasources, *unread} - {*datasources, *wanted.pipes}
+        diagnostics += [
+            _with_cause(d, missing) for found in checked.values() for d in found.diagnostics
+        ]
         live = self._serving.workspace
         pipes = {n: p for n, p in wanted.pipes.items() if n not in broken}
         kept = [n for n in {*broken, *unread} if n in live.pipes and n not in pipes]
@@ -204,6 +207,14 @@ class Releaser:
 def _problem(span: Span | None, code: str, message: str, hint: str | None) -> Diagnostic:
     place = span or Span("project", 1)
     return Diagnostic(code=code, severity="error", message=message, span=place, hint=hint)
+
+
+def _with_cause(diagnostic: Diagnostic, missing: Collection[str]) -> Diagnostic:
+    """A resource that is not found because of the mistakes in its own file is said to be so."""
+    for name in missing:
+        if diagnostic.code == NotFoundError.code and f"'{name}'" in diagnostic.message:
+            return structs.replace(diagnostic, hint=f"The file of '{name}' has mistakes itself.")
+    return diagnostic
 
 
 def _shown(diagnostic: Diagnostic, files: Mapping[str, str]) -> Diagnostic:

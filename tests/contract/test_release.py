@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -226,6 +226,19 @@ async def test_every_bad_sql_part_of_a_data_source_is_told_at_its_place(engine: 
     )
     assert left.body == b""
     assert f"{project.ev}_bad" not in project.serving.workspace.datasources
+
+
+@pytest.mark.parametrize("part", ["Int64 DEFAULT foo(1)", "Int65"])
+async def test_a_pipe_that_reads_a_broken_data_source_is_told_why(
+    engine: Engine, part: str
+) -> None:
+    project = Project(engine)
+    released = await project.release(
+        _bad__datasource=f"SCHEMA >\n    a {part}\n",
+        _reads__pipe=f"NODE a\nSQL >\n    SELECT a FROM {project.ev}_bad\nTYPE endpoint\n",
+    )
+    hints = {PurePath(d.span.path).suffix: d.hint for d in released.diagnostics}
+    assert hints[".pipe"] == f"The file of '{project.ev}_bad' has mistakes itself."
 
 
 async def test_keys_that_do_not_fit_each_other_are_told_at_the_one_that_is_wrong(
