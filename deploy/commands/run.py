@@ -66,8 +66,7 @@ def dev(folders: tuple[Path, ...], fixtures: bool, no_watch: bool, **flags: Any)
         is_own = settings.admin_token is None
         shown = running.token if is_own and sys.stdout.isatty() else None
         token_file = (settings.data / "admin_token").resolve() if is_own else None
-        for line in welcome(running.released, running.url, token_file, shown):
-            say(line)
+        say("\n".join(welcome(running.released, running.url, token_file, shown)))
         sys.stdout.flush()
 
     sys.exit(run_service(serve, shutdown_timeout_s=settings.shutdown_timeout_s))

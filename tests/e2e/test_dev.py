@@ -116,12 +116,15 @@ def test_the_materialized_view_counts_what_the_table_has(filled: Server) -> None
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_printed_line_works_when_pasted_and_shows_the_event(five: Server) -> None:
-    text = five.out()
-    export = re.search(r"export TOKEN=.*", text)
+    def blocks() -> list[str]:
+        return [b for b in five.out().split("\n\n") if ": send an event, read it back" in b]
+
+    # The last one has lines that read it back, and they are there to their end.
+    wait_for(lambda: len(blocks()) == 5 and blocks()[-1].count("curl") > 1, "all lines")
+    wait_for(lambda: five.out().endswith("\n"), "the last line")
+    export = re.search(r"export TOKEN=.*", five.out())
     assert export is not None
-    blocks = [b for b in text.split("\n\n") if ": send an event, read it back" in b]
-    assert len(blocks) == 5
-    for block in blocks:
+    for block in blocks():
         post, *reads = [line.strip() for line in block.splitlines() if "curl" in line]
         answer = paste(export[0], post)
         assert answer == '{"successful_rows":1,"quarantined_rows":0}', post
