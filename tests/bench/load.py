@@ -274,12 +274,21 @@ async def _connection(server: Server, requests: Sequence[bytes], until_s: float)
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 2"):
             raise RuntimeError(f"The server answered {head.splitlines()[0].decode()}.")
-        length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
-        await reader.readexactly(int(length[1]) if length else 0)
+        await _body(reader, head)
         took_s.append(time.perf_counter() - began_s)
     writer.close()
     await writer.wait_closed()
     return took_s
+
+
+async def _body(reader: asyncio.StreamReader, head: bytes) -> None:
+    length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
+    if length is not None:
+        await reader.readexactly(int(length[1]))
+        return
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        await reader.readexactly(size + 2)
+    await reader.readexactly(2)
 
 
 def spread(values: Sequence[float]) -> str:
