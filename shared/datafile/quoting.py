@@ -83,19 +83,25 @@ def top_level(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
     Brackets that enclose nothing at this level are not yielded themselves; a closing bracket
     without its opening one is.
     """
-    depth, position = 0, start
-    unclosed: set[str] = set()
-    while position < len(text):
-        character = text[position]
-        if character in "'\"`" and (end := quoted_end(text, position, unclosed)) is not None:
-            position = end
-            continue
+    depth = 0
+    for position, character in _outside_quotes(text, start):
         if character in _OPEN:
             depth += 1
         elif character in _CLOSE and depth > 0:
             depth -= 1
         elif depth == 0:
             yield position, character
+
+
+def _outside_quotes(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    position = start
+    unclosed: set[str] = set()
+    while position < len(text):
+        character = text[position]
+        if character in "'\"`" and (end := quoted_end(text, position, unclosed)) is not None:
+            position = end
+            continue
+        yield position, character
         position += 1
 
 
@@ -114,16 +120,9 @@ def split_commas(text: str) -> tuple[str, ...]:
 def unclosed_bracket(text: str) -> int | None:
     """Where the last bracket stands that opens and is never closed, outside quotes."""
     opened: list[int] = []
-    unclosed: set[str] = set()
-    position = 0
-    while position < len(text):
-        character = text[position]
-        if character in "'\"`" and (end := quoted_end(text, position, unclosed)) is not None:
-            position = end
-            continue
+    for position, character in _outside_quotes(text):
         if character in _OPEN:
             opened.append(position)
         elif character in _CLOSE and opened:
             opened.pop()
-        position += 1
     return opened[-1] if opened else None
